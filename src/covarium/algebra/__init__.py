@@ -1,0 +1,1 @@
+"""Exact, parameter-free mathematics; constants are derived in float64."""

@@ -1,0 +1,1 @@
+"""Judging models: errors, symmetries, smoothness, conservation, and the report of it all."""

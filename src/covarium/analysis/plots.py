@@ -1,0 +1,301 @@
+"""Pictures of errors, training, dynamics and relaxation, for reports and papers.
+
+Every function returns a matplotlib Figure made without pyplot, so nothing global changes; ``render`` makes it bytes.
+Colours are told apart by colour-blind readers (M. Okabe and K. Ito, 2008; viridis), and hold on white and on black.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+from ase.data import chemical_symbols
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from covarium.analysis.conservation import energy_drift as drift_rate
+from covarium.analysis.errors import Evaluation
+from covarium.errors import CovariumError
+
+INK = "#24292f"  # of all text and lines; reports replace it by the colour of their own text
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+GREY = "#8c959f"
+# the darkest part of viridis vanishes on black
+DENSITY = LinearSegmentedColormap.from_list("density", mpl.colormaps["viridis"](np.linspace(0.22, 0.95, 64)))
+MAX_POINTS = 40_000
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+
+
+def render(figure: Figure, kind: Literal["svg", "png"] = "svg", *, dpi: int = 160, transparent: bool = False) -> bytes:
+    """The picture as a file's bytes; the same figure gives the same bytes.
+
+    Args:
+        figure: from any function of this module.
+        kind: ``svg`` or ``png``.
+        dpi: pixels per inch of a png, and of the point clouds inside an svg.
+        transparent: no white background.
+    """
+    buffer = io.BytesIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": figure.get_label()}):
+        metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, dpi=dpi, transparent=transparent, metadata=metadata)
+    return buffer.getvalue()
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a csv file with a header as float64; cells that are empty or not numbers become NaN.
+
+    Raises:
+        CovariumError: the file is missing or has no rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise CovariumError(f"cannot read {path}: {error.strerror}") from error
+    if not rows:
+        raise CovariumError(f"{path} has no rows to plot")
+    return {name: np.array([_float(row[name]) for row in rows]) for name in rows[0] if name is not None}
+
+
+def _float(cell: str | None) -> float:
+    try:
+        return float(cell) if cell else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+@mpl.rc_context(STYLE)
+def parity(evaluation: Evaluation) -> Figure:
+    """Predicted against labelled energy per atom and force components, coloured by the density of points."""
+    # without the references, which hide everything else in the fifth digit
+    predicted, labels = evaluation.energies_per_atom()
+    force, force_labels, _ = evaluation.forces()
+    panels = [name for name, data in (("energy", labels), ("forces", force_labels)) if len(data)]
+    if not panels:
+        raise CovariumError("a parity plot needs energy or force labels, and the frames have neither")
+    figure, axes = _figure(f"parity {panels}", 4.1 * len(panels), 4.0, 1, len(panels))
+    for ax, name in zip(axes, panels, strict=True):
+        if name == "energy":
+            factor, unit = (1.0, "eV/atom") if np.abs(labels).max() > 1 else (1e3, "meV/atom")
+            _parity(ax, factor * labels, factor * predicted, unit)
+            ax.set(title="Energy per atom − element references", xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
+        else:
+            _parity(ax, force_labels.ravel(), force.ravel(), "eV/Å")
+            ax.set(title="Force components", xlabel="label (eV/Å)", ylabel="prediction (eV/Å)")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def parity_per_element(evaluation: Evaluation) -> Figure:
+    """Predicted against labelled force components, a panel for each element."""
+    predicted, labels, numbers = evaluation.forces()
+    elements = np.unique(numbers)
+    if not len(elements):
+        raise CovariumError("force parity per element needs force labels, and the frames have none")
+    columns = min(3, len(elements))
+    lines = -(-len(elements) // columns)
+    figure, axes = _figure(f"elements {elements.tolist()}", 2.95 * columns, 2.95 * lines, lines, columns)
+    for ax, z in zip(axes, elements, strict=False):
+        mask = numbers == z
+        _parity(ax, labels[mask].ravel(), predicted[mask].ravel(), "eV/Å", compact=True)
+        ax.set_title(f"{chemical_symbols[z]} ({int(mask.sum()):,} atoms)")
+    for ax in axes[len(elements) :]:
+        ax.set_axis_off()
+    figure.supxlabel("force label (eV/Å)", fontsize=10, color=INK)
+    figure.supylabel("force prediction (eV/Å)", fontsize=10, color=INK)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def force_error_against_magnitude(evaluation: Evaluation) -> Figure:
+    """Length of the force error of each atom against the length of its labelled force, with median and quartiles."""
+    predicted, labels, _ = evaluation.forces()
+    size, error = np.linalg.norm(labels, axis=1), np.linalg.norm(predicted - labels, axis=1)
+    keep = (size > 0) & (error > 0)
+    if not keep.any():
+        raise CovariumError("no atom has both a labelled force and a force error")
+    size, error = size[keep], error[keep] * 1e3
+    figure, (ax,) = _figure("force error", 5.6, 3.9, 1, 1)
+    _cloud(ax, np.log10(size), np.log10(error), size, error)
+    ax.set(xlabel="labelled force on the atom (eV/Å)", ylabel="length of the force error (meV/Å)")
+    _logarithmic(ax.xaxis, size)
+    _logarithmic(ax.yaxis, error)
+    order = np.argsort(size)
+    bins = [part for part in np.array_split(order, min(12, max(1, len(order) // 10))) if len(part)]
+    middle = [np.median(size[part]) for part in bins]
+    low, median, high = np.array([np.percentile(error[part], (25, 50, 75)) for part in bins]).T
+    ax.fill_between(middle, low, high, color=ORANGE, alpha=0.25, linewidth=0, label="quartiles")
+    ax.plot(middle, median, color=ORANGE, marker="o", markersize=3.5, label="median")
+    ax.legend(loc="upper left")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
+    """Loss and validation errors over the optimiser steps of a run, in panels of one unit each.
+
+    Args:
+        log: columns of ``log.csv``: ``step``, ``loss`` and any validation metrics in eV and Å.
+
+    Raises:
+        CovariumError: there is nothing to plot.
+    """
+    wanted = (
+        ("Loss", "loss", 1.0, lambda n: n == "loss" or n.startswith("loss_")),
+        ("Energy, validation", "meV/atom", 1e3, lambda n: "energy" in n and "per_atom" in n and "mae" in n),
+        ("Forces, validation", "meV/Å", 1e3, lambda n: "forces" in n and "mae" in n),
+        ("Stress, validation", "meV/Å³", 1e3, lambda n: "stress" in n and "mae" in n),
+    )
+    panels = [(title, unit, f, [n for n in log if rule(n) and _seen(log[n])]) for title, unit, f, rule in wanted]
+    panels = [panel for panel in panels if panel[3]]
+    if not panels or "step" not in log:
+        raise CovariumError(f"no learning curve in columns {', '.join(log) or 'none'}; expected step, loss and metrics")
+    figure, axes = _figure("learning", 3.5 * len(panels), 3.3, 1, len(panels))
+    for ax, (title, unit, factor, names) in zip(axes, panels, strict=True):
+        for name, colour in zip(names, (BLUE, ORANGE, GREEN, PINK), strict=False):
+            keep = np.isfinite(log[name])
+            marker = "o" if keep.sum() < 40 else ""
+            ax.plot(log["step"][keep], factor * log[name][keep], color=colour, marker=marker, markersize=3, label=name)
+        values = factor * np.concatenate([log[name] for name in names])
+        values = values[np.isfinite(values)]
+        _logarithmic(ax.yaxis, values)
+        best = float(values.min())
+        ax.set(title=title, xlabel="step", ylabel="MAE (" + unit + ")" if unit != "loss" else unit)
+        if unit != "loss":
+            ax.axhline(best, color=GREY, linestyle=":", linewidth=1)
+            ax.text(0.98, 0.95, f"best {best:.3g} {unit}", ha="right", va="top", transform=ax.transAxes)
+        elif len(names) > 1:
+            ax.legend()
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
+    """Change of the total energy in a run at constant energy: with its drift, and its size on a logarithmic axis.
+
+    Args:
+        time: [T] fs.
+        energy: [T] total energy, eV.
+        atoms: number of atoms.
+    """
+    rate = drift_rate(time, energy, atoms)
+    t, change = (time - time[0]) / 1e3, (energy - energy[0]) * 1e3 / atoms
+    figure, (top, bottom) = _figure("drift", 6.4, 4.6, 2, 1, sharex=True)
+    many = len(t) > 5000
+    top.plot(t, change, color=BLUE, linewidth=0.9, label="total energy", rasterized=many)
+    line = np.polyval(np.polyfit(t, change, 1), t)
+    top.plot(t, line, color=ORANGE, linestyle="--", linewidth=1.6, label=f"drift {rate:+.3g} meV/atom/ps")
+    top.set_ylabel("E − E₀ (meV/atom)")
+    top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    size = np.abs(change)
+    bottom.plot(t[size > 0], size[size > 0], color=BLUE, linewidth=0.7, rasterized=many)
+    _logarithmic(bottom.yaxis, size[size > 0])
+    bottom.set(xlabel="time (ps)", ylabel="|E − E₀| (meV/atom)")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None) -> Figure:
+    """Energy above the last one (eV) and largest force (eV/Å) at each step of a relaxation.
+
+    Args:
+        energy: [T] eV.
+        fmax: [T] eV/Å.
+        target: where the relaxation was to stop, eV/Å.
+    """
+    figure, (top, bottom) = _figure("relaxation", 6.4, 4.2, 2, 1, sharex=True)
+    steps = np.arange(len(energy))
+    marker = "o" if len(steps) < 60 else ""
+    top.plot(steps, energy - energy[-1], color=BLUE, marker=marker, markersize=3)
+    top.set_ylabel("E − E(last) (eV)")
+    bottom.plot(steps, fmax, color=GREEN, marker=marker, markersize=3, label="largest force")
+    if target is not None:
+        bottom.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g} eV/Å")
+        bottom.legend()
+    bottom.set(xlabel="step", ylabel="force (eV/Å)")
+    _logarithmic(bottom.yaxis, fmax)
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _figure(
+    label: str, width: float, height: float, rows: int, columns: int, *, sharex: bool = False
+) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained", label=label)
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).ravel())
+
+
+def _parity(ax: Axes, labels: np.ndarray, predicted: np.ndarray, unit: str, *, compact: bool = False) -> None:
+    low, high = float(min(labels.min(), predicted.min())), float(max(labels.max(), predicted.max()))
+    pad = 0.05 * (high - low) or 1.0
+    limits = (low - pad, high + pad)
+    ax.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
+    _cloud(ax, labels, predicted, labels, predicted)
+    ax.set(xlim=limits, ylim=limits, aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(4 if compact else 5))
+    factor, small = (1e3, "m") if unit.startswith("eV/Å") else (1.0, "")
+    mae, rmse = np.abs(predicted - labels).mean() * factor, np.sqrt(np.square(predicted - labels).mean()) * factor
+    text = f"MAE {mae:.3g}" if compact else f"MAE {mae:.3g}\nRMSE {rmse:.3g} {small}{unit}"
+    ax.text(0.04, 0.96, text + (f" {small}{unit}" if compact else ""), transform=ax.transAxes, va="top")
+
+
+def _cloud(ax: Axes, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """Points (x, y), coloured by their density in the coordinates (u, v); many points are thinned, evenly in order."""
+    if len(x) < 100:
+        ax.scatter(x, y, s=14, color=BLUE, linewidths=0, alpha=0.8, zorder=2)
+        return
+    counts, u_edges, v_edges = np.histogram2d(u, v, bins=80)
+    a = np.clip(np.searchsorted(u_edges, u, side="right") - 1, 0, 79)
+    b = np.clip(np.searchsorted(v_edges, v, side="right") - 1, 0, 79)
+    for axis in (0, 1, 0, 1):  # neighbouring bins share, or single bins show as squares
+        counts = np.apply_along_axis(np.convolve, axis, counts, (0.25, 0.5, 0.25), "same")
+    density = np.log1p(counts[a, b])
+    chosen = np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).astype(int)
+    chosen = chosen[np.argsort(density[chosen], kind="stable")]
+    # an image, since tens of thousands of vector points make a report of many megabytes
+    ax.scatter(x[chosen], y[chosen], s=5, c=density[chosen], cmap=DENSITY, linewidths=0, zorder=2, rasterized=True)
+
+
+def _logarithmic(axis: Axis, values: np.ndarray) -> None:
+    """A logarithmic axis with plain numbers on its ticks, if all values are positive."""
+    if not len(values) or not (values > 0).all():
+        return
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    decades = float(np.log10(values.max() / values.min()))
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.7 else (1.0,)))
+    if decades < 6:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _seen(column: np.ndarray) -> bool:
+    return bool(np.isfinite(column).any())

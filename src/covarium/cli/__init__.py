@@ -1,0 +1,61 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from covarium.cli import training, using
+from covarium.errors import CovariumError
+
+app = typer.Typer(
+    name="covarium",
+    help="Equivariant transformers for atoms: train them on your data, judge them, and simulate with them.",
+    epilog="--debug, anywhere on the line, shows where an error came from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo,
+):  # fmt: skip
+    app.command()(command)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from covarium import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, prog_name="covarium")
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {_explain(error)}", err=True)
+        sys.exit(2)
+
+
+def _explain(error: Exception) -> str:
+    """What the user can do about it."""
+    if isinstance(error, CovariumError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{where}"
+    if "out of memory" in str(error) or isinstance(error, MemoryError):
+        return "out of memory; lower --set training.batch_size=… (training.accumulate keeps the size of the steps)"
+    return f"{type(error).__name__}: {error} (this should not happen; --debug shows where it came from)"

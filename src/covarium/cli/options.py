@@ -1,0 +1,54 @@
+"""Options that several commands share, and the reading of durations."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, BadParameter, Option
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+FEMTOSECONDS = {"fs": 1.0, "ps": 1e3, "ns": 1e6}
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    float64 = "float64"
+
+
+def duration(text: str, units: dict[str, float] = SECONDS) -> float:
+    """``90s``, ``30m``, ``1h30m`` in the base unit of ``units``.
+
+    Raises:
+        BadParameter: not a sum of numbers with units.
+    """
+    part = rf"(\d+(?:\.\d*)?|\.\d+)\s*({'|'.join(sorted(units, key=len, reverse=True))})"
+    compact = text.strip()
+    if not re.fullmatch(rf"(?:{part}\s*)+", compact):
+        known = ", ".join(units)
+        raise BadParameter(
+            f"'{text}' is not a duration; write a number and a unit ({known}), e.g. 30{next(iter(units))}"
+        )
+    total = sum(float(number) * units[unit] for number, unit in re.findall(part, compact))
+    if total <= 0:
+        raise BadParameter(f"'{text}' must be longer than nothing")
+    return total
+
+
+def simulated(text: str) -> float:
+    """``500fs``, ``2ps`` in fs."""
+    return duration(text, FEMTOSECONDS)
+
+
+Model = Annotated[Path, Argument(help="Trained model: a .safetensors file, or the folder of a run.", metavar="MODEL")]
+Files = Annotated[
+    list[Path], Argument(help="Structures: what ASE reads, plain or compressed, or npz.", metavar="FILE...")
+]
+File = Annotated[Path, Argument(help="Structure: anything ASE reads.", metavar="FILE")]
+Device = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1 …  [default: cuda where there is one]")]
+Precision = Annotated[Dtype | None, Option("--dtype", help="Precision of the arithmetic.  [default: the model's own]")]
+Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads.  [default: torch's choice]")]
+Seed = Annotated[int, Option("--seed", min=0, help="Seed of everything random.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace results that are already there.")]

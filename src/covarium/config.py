@@ -1,0 +1,241 @@
+"""The run configuration: what a training run was told or found out, typed, and written so that it can be run again.
+
+A value of ``None`` (or an empty list or mapping) means: infer it from the data. A resolved configuration has no such
+gaps. Configurations are plain YAML; nothing in them names code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+
+from covarium.errors import CovariumError, nearest
+
+T = TypeVar("T")
+
+# Paths are kept absolute: a resolved configuration must mean the same from every directory.
+AbsolutePath = Annotated[
+    Path,
+    BeforeValidator(lambda value: Path(value).expanduser().absolute() if isinstance(value, str | Path) else value),
+    PlainSerializer(str),
+]
+
+
+class Section(BaseModel):
+    """Frozen, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which structures, which labels, which part is held out.
+
+    Attributes:
+        train: files with labelled structures.
+        valid: files held out for choosing the best model; when empty, a part of ``train`` is held out.
+        test: files for the error table at the end.
+        keys: label → key in the files, e.g. ``{energy: REF_energy}``; see ``covarium.data.read``.
+        units: quantity → unit in the files, e.g. ``{energy: Hartree, length: Bohr}``.
+        limit: read only so many frames of each file.
+        valid_part: how much of ``train`` is held out for validation, a count or a fraction.
+        test_part: the same for the error table at the end.
+        split_by: what stays together, see ``covarium.data.split``.
+    """
+
+    train: list[AbsolutePath] = Field(default_factory=list)
+    valid: list[AbsolutePath] = Field(default_factory=list)
+    test: list[AbsolutePath] = Field(default_factory=list)
+    keys: dict[str, str] = Field(default_factory=dict)
+    units: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = Field(default=None, gt=0)
+    valid_part: int | float | None = Field(default=None, gt=0)
+    test_part: int | float = Field(default=0, ge=0)
+    split_by: Literal["auto", "group", "composition", "frame"] = "auto"
+
+
+class TermSection(Section):
+    """One term of the loss: see ``covarium.tasks.Term``."""
+
+    loss: Literal["mae", "mse", "huber", "l2"] = "mae"
+    weight: float = Field(default=1.0, ge=0)
+    per_atom: bool = True
+    delta: float = Field(default=0.1, gt=0)
+
+
+class TaskSection(Section):
+    """What is asked of the model.
+
+    Attributes:
+        forces: ``gradient`` of the energy, or the model's ``direct`` head.
+        terms: quantity → term of the loss.
+        references: energies of the elements, subtracted before learning: in eV by symbol, or how to find them.
+        scale: eV per unit of the model's output.
+        energy: what the energies mean.
+        theory: level of theory of the labels.
+    """
+
+    forces: Literal["gradient", "direct"] = "gradient"
+    terms: dict[str, TermSection] = Field(default_factory=dict)
+    references: dict[str, float] | Literal["auto", "isolated", "least_squares"] = "auto"
+    scale: float | None = Field(default=None, gt=0)
+    energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
+    theory: str | None = None
+
+
+class RunConfig(Section):
+    """Everything that determines a training run.
+
+    Attributes:
+        about: where a recipe comes from: source, published numbers, what differs. Never read by the run.
+        data: see ``DataSection``.
+        model: ``name`` and the fields of that model's Config.
+        task: see ``TaskSection``.
+        training: fields of ``covarium.training.Settings``.
+        seed: of initial weights, split, order and dropout.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        dtype: of weights and activations; energies of structures are float64 in any case.
+        threads: of torch on the CPU; None leaves torch's own choice.
+    """
+
+    about: dict[str, str] = Field(default_factory=dict)
+    data: DataSection = DataSection()
+    model: dict[str, Any] = Field(default_factory=dict)
+    task: TaskSection = TaskSection()
+    training: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+    device: str | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int | None = Field(default=None, gt=0)
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """An instance of a dataclass or a Section from plain values.
+
+    Args:
+        cls: stdlib dataclass or Section.
+        values: as read from YAML.
+        where: dotted name of the section, for messages.
+
+    Raises:
+        CovariumError: an unknown key (the nearest one is named and all are listed) or a value of the wrong type.
+    """
+    allowed = _fields(cls)
+    for key in values:
+        check_name(str(key), allowed, f"key '{_dotted(where, str(key))}'")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise CovariumError("\n".join(_explain(detail, cls, where) for detail in error.errors())) from error
+
+
+def check_name(name: str, allowed: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among ``allowed``.
+
+    Raises:
+        CovariumError: names the nearest allowed one and lists all.
+    """
+    choices = sorted(allowed)
+    if name not in choices:
+        raise CovariumError(f"{what} is unknown{nearest(name, choices)}. Allowed: {', '.join(choices)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file, by the safe loader.
+
+    Raises:
+        CovariumError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CovariumError(f"cannot read configuration '{path}': {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in ``text``; ``source`` names it in messages.
+
+    Raises:
+        CovariumError: not YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CovariumError(f"{source} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise CovariumError(f"{source} must hold a mapping of sections, got {type(content).__name__}")
+    return content
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """``a.b=c`` as ``{"a": {"b": c}}``; c is read as YAML, so ``4``, ``true`` and ``[1, 2]`` have their types.
+
+    Raises:
+        CovariumError: no ``=``, an empty name, or a value that is not YAML.
+    """
+    name, sign, value = text.partition("=")
+    keys = [key.strip() for key in name.split(".")]
+    if not sign or not all(keys):
+        raise CovariumError(f"--set takes key=value, e.g. --set model.lmax=6; got '{text}'")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise CovariumError(f"--set {name}: '{value}' is not a YAML value: {error}") from error
+    for key in reversed(keys):
+        parsed = {key: parsed}
+    return parsed
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win; mappings are merged key by key, everything else is replaced."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def to_yaml(config: RunConfig, header: Sequence[str] = ()) -> str:
+    """The text that ``read_yaml`` and ``build`` turn back into ``config``; ``header`` lines become comments."""
+    comments = "".join(f"# {line}\n" for line in header)
+    return comments + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _fields(cls: type) -> set[str]:
+    if issubclass(cls, BaseModel):
+        return set(cls.model_fields)
+    return set(cls.__dataclass_fields__)
+
+
+def _explain(detail: Mapping[str, Any], cls: type, where: str) -> str:
+    """One pydantic complaint as one sentence."""
+    location = [str(part) for part in detail["loc"]]
+    name = _dotted(where, ".".join(location))
+    if detail["type"] == "extra_forbidden":
+        allowed = sorted(_fields(_section_at(cls, location[:-1])))
+        return f"key '{name}' is unknown{nearest(location[-1], allowed)}. Allowed: {', '.join(allowed)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+
+
+def _section_at(cls: type, location: Sequence[str]) -> type:
+    """The Section that ``location`` leads to from ``cls``; mappings of Sections are stepped through."""
+    section = cls
+    for part in location:
+        if issubclass(section, BaseModel) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            arguments = getattr(annotation, "__args__", ())
+            candidates = [a for a in (annotation, *arguments) if isinstance(a, type) and issubclass(a, BaseModel)]
+            section = candidates[0] if candidates else section
+    return section
+
+
+def _dotted(where: str, name: str) -> str:
+    return f"{where}.{name}" if where and name else where or name

@@ -1,0 +1,25 @@
+"""Files to systems with labels: reading, checking, splitting, batching, statistics."""
+
+from covarium.data.batch import Batch, FrameDataset, collate
+from covarium.data.frame import Frame
+from covarium.data.reading import Reading, read
+from covarium.data.sampler import BalancedSampler
+from covarium.data.split import Split, split
+from covarium.data.statistics import References, Statistics, element_references, remaining_energy, statistics
+
+__all__ = [
+    "BalancedSampler",
+    "Batch",
+    "Frame",
+    "FrameDataset",
+    "Reading",
+    "References",
+    "Split",
+    "Statistics",
+    "collate",
+    "element_references",
+    "read",
+    "remaining_energy",
+    "split",
+    "statistics",
+]

@@ -1,0 +1,258 @@
+"""Files to records: what each structure of a file says, under the file's own keys and in its own units.
+
+Everything ASE reads, ASE data bases with their key-value pairs and data, and npz; plain or compressed (xz, gz, bz2).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
+from ase.data import atomic_numbers
+
+from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS, plain
+from covarium.errors import CovariumError, nearest
+
+OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One structure as its file has it.
+
+    Attributes:
+        numbers, positions, cell, pbc: [n], [n, 3], [3, 3] rows, [3]; lengths in the file's unit.
+        fixed: [n] bool, from constraints or a mask.
+        values: everything else, per structure or per atom.
+        source, index: file and place in it.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    fixed: np.ndarray
+    values: dict[str, Any]
+    source: str
+    index: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, frame {self.index}"
+
+
+def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+    """The records of one file, the first ``limit`` of them.
+
+    Args:
+        path: the file; a second suffix .xz, .gz or .bz2 is decompressed first.
+        keys: for npz only, the arrays that hold ``positions``, ``numbers``, ``cell`` and ``pbc``.
+        limit: None for all.
+
+    Raises:
+        CovariumError: the file is missing, damaged, empty, or of a kind that cannot be read.
+    """
+    if not path.is_file():
+        there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        kind = "is a folder; give the files in it" if path.is_dir() else f"is not there{nearest(path.name, there)}"
+        raise CovariumError(f"data file {path} {kind}")
+    opener = OPENERS.get(path.suffix.lower())
+    try:
+        if opener is None:
+            records = _load_plain(path, str(path), keys, limit)
+        else:
+            # decompressed once, to disk: readers seek, which in a compressed stream costs quadratic time
+            with tempfile.TemporaryDirectory(prefix="covarium-") as folder:
+                unpacked = Path(folder) / path.stem
+                with opener(path, "rb") as packed, unpacked.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+                records = _load_plain(unpacked, str(path), keys, limit)
+    except CovariumError:
+        raise
+    except Exception as error:  # readers of foreign formats raise every kind of exception on damaged files
+        reason = str(error) or type(error).__name__
+        raise CovariumError(
+            f"{path} cannot be read: {reason}; readable are the formats of ASE (extxyz, .traj, .db, vasprun.xml, "
+            "OUTCAR, …) and .npz, plain or compressed with xz, gz or bz2"
+        ) from error
+    if not records:
+        raise CovariumError(f"{path} holds no structures")
+    return records
+
+
+def _load_plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+    if path.suffix == ".npz":
+        return _load_npz(path, source, keys, limit)
+    for role in NPZ_STRUCTURE:
+        if role in keys:
+            raise CovariumError(f"{source}: data.keys.{role} is for npz files only; the format says where they are")
+    if path.suffix in (".db", ".json"):
+        return _load_db(path, source, limit)
+    images = ase.io.read(path, index=":" if limit is None else f":{limit}")
+    return [_from_atoms(atoms, atoms.info, source, index) for index, atoms in enumerate(images)]
+
+
+def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) -> Record:
+    """ASE keeps labels in info, in arrays, or moves them into the calculator; all are gathered, without constraints."""
+    values = dict(info)
+    values.update((key, value) for key, value in atoms.arrays.items() if key not in ("numbers", "positions"))
+    if atoms.calc is not None:
+        # results, not get_forces(): that would zero the forces of constrained atoms
+        values.update(atoms.calc.results)
+        parameters = getattr(atoms.calc, "parameters", {})
+        if "gga" in parameters and "gga" not in values:
+            values["gga"] = parameters["gga"]
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):
+            fixed[constraint.index] = True
+    return Record(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=np.asarray(atoms.positions, dtype=np.float64),
+        cell=np.asarray(atoms.cell.array, dtype=np.float64),
+        pbc=np.asarray(atoms.pbc, dtype=bool),
+        fixed=fixed,
+        values=values,
+        source=source,
+        index=index,
+    )
+
+
+def _load_db(path: Path, source: str, limit: int | None) -> list[Record]:
+    records = []
+    with ase.db.connect(path, serial=True) as rows:
+        stated = _db_units(rows.metadata)
+        for index, row in enumerate(rows.select(limit=limit)):
+            # schnetpack keeps an energy as an array of one number
+            data = {key: value[0] if np.shape(value) == (1,) else value for key, value in row.data.items()}
+            record = _from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
+            records.append(record)
+    return records
+
+
+def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Units as schnetpack states them in the data base's metadata."""
+    stated = {STATED_UNITS["length"][0]: metadata.get("_distance_unit")}
+    for label, unit in metadata.get("_property_unit_dict", {}).items():
+        if label in ("energy", "forces"):
+            stated[STATED_UNITS[label][0]] = unit
+    return {key: unit for key, unit in stated.items() if unit}
+
+
+def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
+    positions_key = _npz_key(arrays, "positions", keys, source)
+    numbers_key = _npz_key(arrays, "numbers", keys, source)
+    positions = arrays[positions_key]
+    if positions.ndim != 3 or positions.shape[2] != 3 or positions.dtype.kind != "f":
+        raise CovariumError(
+            f"{source}: '{positions_key}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
+            "[frames, atoms, 3] (smaller molecules filled up with atomic number 0)"
+        )
+    frames, atoms = positions.shape[:2]
+    numbers = _atomic_numbers(arrays[numbers_key], f"{source}: '{numbers_key}'")
+    if numbers.shape not in ((atoms,), (frames, atoms)):
+        raise CovariumError(
+            f"{source}: '{numbers_key}' has shape {numbers.shape}, expected [{atoms}] or [{frames}, {atoms}] as "
+            f"'{positions_key}' has {frames} frames of {atoms} atoms"
+        )
+    numbers = np.broadcast_to(numbers, (frames, atoms))
+    cell_key = _npz_key(arrays, "cell", keys, source, optional=True)
+    cells = np.zeros((3, 3)) if cell_key is None else arrays[cell_key]
+    cells = np.broadcast_to(cells.reshape(-1, 3, 3), (frames, 3, 3))
+    pbc_key = _npz_key(arrays, "pbc", keys, source, optional=True)
+    pbc = np.full(3, cell_key is not None) if pbc_key is None else arrays[pbc_key].astype(bool)
+    pbc = np.broadcast_to(pbc, (frames, 3))
+    structure = {positions_key, numbers_key, cell_key, pbc_key}
+    others = {name: array for name, array in arrays.items() if name not in structure}
+    records = []
+    for index in range(frames if limit is None else min(limit, frames)):
+        real = numbers[index] > 0  # zeros fill up the shorter molecules
+        fixed = np.zeros(int(real.sum()), dtype=bool)
+        values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
+        records.append(
+            Record(
+                numbers=numbers[index][real].astype(np.int64),
+                positions=positions[index][real].astype(np.float64),
+                cell=cells[index].astype(np.float64),
+                pbc=pbc[index].copy(),
+                fixed=fixed,
+                values=values,
+                source=source,
+                index=index,
+            )
+        )
+    return records
+
+
+def _npz_value(array: np.ndarray, index: int, frames: int, real: np.ndarray) -> Any:  # noqa: ANN401  (a foreign file's)
+    """Frame ``index`` of an array that has one entry per frame, the whole array otherwise."""
+    if array.ndim == 0 or array.shape[0] != frames:
+        return array.item() if array.ndim == 0 else array
+    value = array[index]
+    if value.ndim and value.shape[0] == len(real):
+        return value[real]
+    return value.item() if value.size == 1 else value
+
+
+def _npz_key(
+    arrays: Mapping[str, np.ndarray], role: str, keys: Mapping[str, str], source: str, *, optional: bool = False
+) -> Any:  # noqa: ANN401  (a str, or None where optional)
+    """The array that plays a role: the given one, or the only one with a usual name."""
+    given = keys.get(role)
+    if given is not None:
+        if given not in arrays:
+            hint = nearest(given, arrays)
+            raise CovariumError(f"{source} has no array '{given}' for {role}{hint}; it has {_listed(arrays)}")
+        return given
+    found = [name for name in arrays if plain(name) in NPZ_STRUCTURE[role]]
+    if len(found) == 1:
+        return found[0]
+    if not found and optional:
+        return None
+    choice = found[0] if found else "NAME"
+    remedy = f"--set data.keys.{role}={choice}"
+    problem = f"has several arrays that may be the {role}: {', '.join(found)}"
+    if not found:
+        problem = f"has no array with a usual name for the {role}"
+        prefixes = [name[: -len("R")] for name in arrays if name.endswith("_R")]  # train_R, test_R, …
+        if prefixes:
+            problem = f"holds several sets of structures, {', '.join(prefix + 'R' for prefix in prefixes)}"
+            usual = {"positions": "R", "numbers": "species", "energy": "E", "forces": "F"}
+            named = {label: prefixes[0] + name for label, name in usual.items() if prefixes[0] + name in arrays}
+            remedy = " ".join(f"--set data.keys.{label}={name}" for label, name in named.items())
+    raise CovariumError(f"{source} {problem}; it has {_listed(arrays)}. Choose, for example with {remedy}")
+
+
+def _listed(arrays: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+
+
+def _atomic_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """Atomic numbers from numbers or chemical symbols."""
+    if array.dtype.kind in "US":
+        symbols: Iterable[str] = [str(symbol) for symbol in array.astype(str).ravel()]
+        unknown = sorted({symbol for symbol in symbols if symbol and symbol not in atomic_numbers})
+        if unknown:
+            raise CovariumError(f"{name} has '{unknown[0]}', which is not a chemical symbol")
+        return np.array([atomic_numbers[symbol] if symbol else 0 for symbol in symbols]).reshape(array.shape)
+    if array.dtype.kind not in "iuf" or (array != np.round(array)).any():
+        raise CovariumError(f"{name} holds {array.dtype} values, expected atomic numbers or chemical symbols")
+    return array.astype(np.int64)

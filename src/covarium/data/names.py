@@ -1,0 +1,54 @@
+"""The names under which files keep things, compared without case and punctuation, the most usual first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "energy": (
+            "energy", "refenergy", "dftenergy", "energyref", "energydft", "totalenergy", "totenergy", "etot",
+            "potentialenergy", "e", "energies", "freeenergy",
+        ),
+        "forces": ("forces", "force", "refforces", "refforce", "dftforces", "dftforce", "forcesref", "forcesdft", "f"),
+        "stress": ("stress", "refstress", "dftstress", "stressref", "stressdft"),
+        "virial": ("virial", "virials", "refvirial", "refvirials", "dftvirial", "dftvirials"),
+        "charge": ("charge", "totalcharge"),
+        "spin": ("spin", "unpairedelectrons"),
+        "multiplicity": ("multiplicity", "spinmultiplicity"),
+        "fixed": ("fixed",),
+    }
+)  # fmt: skip
+FORCE_CONSISTENT = "freeenergy"  # a second, well-defined energy beside "energy" (ASE, VASP), not a rival for its name
+
+NPZ_STRUCTURE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "positions": ("r", "positions", "position", "pos", "coords", "coord", "coordinates", "xyz"),
+        "numbers": ("z", "numbers", "atomicnumbers", "nuclearcharges", "species", "symbols", "elements"),
+        "cell": ("cell", "cells", "lattice", "box"),
+        "pbc": ("pbc",),
+    }
+)
+
+STATED_UNITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "energy": ("energyunit", "energyunits", "eunit", "unitenergy"),
+        "length": ("lengthunit", "lengthunits", "distanceunit", "positionsunit", "runit", "unitlength"),
+        "forces": ("forcesunit", "forcesunits", "forceunit", "forceunits", "funit", "unitforces"),
+        "all": ("units", "unit"),
+    }
+)
+THEORY = (
+    "theory", "level", "leveloftheory", "functional", "dftfunctional", "xc", "xcfunctional", "gga", "method", "basis",
+    "basisset",
+)  # fmt: skip
+GROUPS = ("group", "mol", "molecule", "molid", "sid", "system", "systemid", "dimer", "trajectory", "trajid")
+
+
+@lru_cache(maxsize=4096)
+def plain(key: str) -> str:
+    """A key without case and punctuation: ``REF_energy`` → ``refenergy``."""
+    return re.sub(r"[^a-z0-9]", "", key.lower())

@@ -1,0 +1,143 @@
+"""What the numbers themselves tell of their units and signs. Each test speaks only where it is decisive.
+
+All frames are in eV and Å by now, if the assumed units are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from covarium.data.frame import Frame
+from covarium.units import BOHR, ENERGY, HARTREE
+
+ALL_ELECTRON = 0.04  # the estimate below is this good, relative, for the atoms of molecules
+HIGH_FORCE = 50.0  # eV/Å root mean square; molecular dynamics at 5000 K has about 5
+NEAR = (0.01, 0.2)  # Å, the farthest-moved atom between two frames that are compared
+
+
+class Finding(NamedTuple):
+    """One conclusion; ``wrong`` if the numbers contradict the units they are said to have."""
+
+    text: str
+    wrong: bool
+
+
+def findings(frames: Sequence[Frame], energy_unit: float) -> list[Finding]:
+    """All that can be concluded about units and signs, from a sample of the frames.
+
+    Args:
+        frames: converted to eV and Å.
+        energy_unit: what the file's unit of energy was taken to be, in eV.
+    """
+    sample = [frames[k] for k in np.unique(np.linspace(0, len(frames) - 1, 200).astype(int))]
+    tests = (_lengths(sample), _total_energies(sample, energy_unit), _force_size(sample), _energy_differences(frames))
+    return [finding for finding in tests if finding is not None]
+
+
+def _lengths(frames: Sequence[Frame]) -> Finding | None:
+    """Hydrogen bound to C, N, O has its neighbour at 0.95 to 1.15 Å, everywhere in chemistry."""
+    nearest = []
+    for frame in frames[:50]:
+        light = np.isin(frame.numbers, (6, 7, 8))
+        hydrogen = frame.numbers == 1
+        if not light.any() or not hydrogen.any() or len(frame.numbers) > 500:
+            continue
+        gaps = frame.positions[hydrogen][:, None] - frame.positions[None]
+        distance = np.linalg.norm(gaps, axis=2)
+        distance[distance < 1e-9] = np.inf
+        nearest.extend(distance.min(axis=1))
+    if len(nearest) < 4:
+        return None
+    middle = float(np.median(nearest))
+    if 0.6 < middle < 1.5:
+        return None
+    unit = "Bohr" if 0.6 < middle * BOHR < 1.5 else "nm" if 0.6 < middle * 10 < 1.5 else "another unit"
+    text = f"hydrogen atoms have their nearest neighbour at {middle:.3g} Å (expected about 1)"
+    return Finding(f"{text}: positions look like {unit}", True)
+
+
+def _total_energies(frames: Sequence[Frame], energy_unit: float) -> Finding | None:
+    """All-electron total energies are known well enough to tell their unit.
+
+    Neutral atoms have −E = 0.768745 Z^(7/3) − Z²/2 + 0.2699 Z^(5/3) Hartree (J. Schwinger, Phys. Rev. A 24, 2353
+    (1981)), right to 1 % from carbon on; hydrogen and helium are put in exactly. Bonds change it by less than 1 %.
+    """
+    if any("energy" not in frame.labels for frame in frames):
+        return None
+    z = np.arange(119, dtype=np.float64)
+    atom = 0.768745 * z ** (7 / 3) - 0.5 * z**2 + 0.2699 * z ** (5 / 3)
+    atom[1:3] = 0.5, 2.9037
+    ratios = [-float(frame.labels["energy"]) / (HARTREE * atom[frame.numbers].sum()) for frame in frames]
+    ratio = float(np.median(ratios))
+    if ratio <= 0:
+        return None
+    if abs(ratio - 1) < ALL_ELECTRON:
+        return Finding("energies agree with the all-electron total energies of these elements", False)
+    for name, size in ENERGY.items():
+        if abs(energy_unit / (ratio * size) - 1) < ALL_ELECTRON:
+            text = f"energies are {ratio:.4g} times the all-electron total energies of these elements"
+            return Finding(f"{text}: they look like {name}", True)
+    return None
+
+
+def _force_size(frames: Sequence[Frame]) -> Finding | None:
+    parts = [f.labels["forces"][~f.fixed] for f in frames if "forces" in f.labels and not f.isolated]
+    if not any(part.size for part in parts):
+        return None
+    rms = float(np.sqrt(np.mean(np.concatenate(parts) ** 2)))
+    if rms <= HIGH_FORCE:
+        return None
+    return Finding(f"forces have a root mean square of {rms:.4g} eV/Å, beyond any chemistry", True)
+
+
+def _energy_differences(frames: Sequence[Frame]) -> Finding | None:
+    """Between two near frames of the same atoms, ΔE = −½ (F₁ + F₂)·Δr up to the third order in Δr."""
+    if any(not {"energy", "forces"} <= frame.labels.keys() for frame in frames):
+        return None
+    families: dict[bytes, list[Frame]] = {}
+    for frame in frames[:20000]:
+        family = families.setdefault(frame.numbers.tobytes() + frame.cell.tobytes(), [])
+        if len(family) < 40 and not frame.isolated:
+            family.append(frame)
+    pairs = [pair for family in list(families.values())[:100] if len(family) > 1 for pair in _near_pairs(family)]
+    if len(pairs) < 8:
+        return None
+    work, change = np.array(pairs).T
+    ratios = change[work != 0] / work[work != 0]
+    if len(ratios) < 8:
+        return None
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    if high - low >= 0.3 * abs(middle):
+        return None
+    told = f"energy differences are {middle:.3g} times −forces · displacements (median of {len(pairs)} near pairs)"
+    if 0.8 < middle < 1.25:
+        return Finding(told, False)
+    cause = "the units of energy, length and forces do not belong together"
+    if middle < 0:
+        cause = "the forces look like gradients, of the wrong sign" + ("" if -1.25 < middle < -0.8 else f", and {cause}")
+    return Finding(f"{told}, expected 1: {cause}", True)
+
+
+def _near_pairs(family: Sequence[Frame]) -> list[tuple[float, float]]:
+    """(work, energy change) from each frame to its nearest one, where that is near enough."""
+    first = family[0]
+    positions = np.array([frame.positions for frame in family])
+    inverse = np.linalg.inv(first.cell) if first.pbc.all() else None
+    if not first.pbc.any():
+        positions = positions - positions.mean(axis=1, keepdims=True)
+    pairs = []
+    for k, frame in enumerate(family):
+        step = positions - positions[k]
+        if inverse is not None:
+            step -= np.round(step @ inverse) @ first.cell
+        size = np.linalg.norm(step, axis=2).max(axis=1)
+        size[size < NEAR[0]] = np.inf
+        other = int(size.argmin())
+        if size[other] < NEAR[1]:
+            mean_force = (frame.labels["forces"] + family[other].labels["forces"]) / 2
+            change = float(family[other].labels["energy"] - frame.labels["energy"])
+            pairs.append((-float((mean_force * step[other]).sum()), change))
+    return pairs

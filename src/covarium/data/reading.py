@@ -1,0 +1,248 @@
+"""Files of labelled structures to frames. What is inferred is noted, what is unclear is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from covarium.data import labels as labelling
+from covarium.data.conversion import Units, resolve
+from covarium.data.formats import Record, load
+from covarium.data.frame import LABEL_UNITS, Frame
+from covarium.data.names import LABELS, NPZ_STRUCTURE
+from covarium.data.plausibility import findings
+from covarium.errors import CovariumError, nearest
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read, and how.
+
+    Attributes:
+        frames: in the order of the files.
+        keys: the key in the files that each label was taken from.
+        units: the files' units of ``energy``, ``length``, ``forces``, ``stress``; the frames are in eV and Å.
+        theory: the level of theory as the files state it, empty if they do not.
+        notes: everything that was inferred, one line each.
+        left_out: labels that the files hold and the frames do not, with the reason.
+    """
+
+    frames: list[Frame]
+    keys: dict[str, str]
+    units: dict[str, str]
+    theory: str
+    notes: list[str]
+    left_out: list[str]
+
+
+def read(
+    paths: Sequence[Path],
+    *,
+    keys: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    need: Sequence[str] = ("energy", "forces"),
+    limit: int | None = None,
+) -> Reading:
+    """Read labelled structures from files that belong together.
+
+    Args:
+        paths: anything ASE reads, and npz; plain or compressed with xz, gz or bz2.
+        keys: which key of the files holds ``energy``, ``forces``, ``stress``, ``virial``, ``charge``, ``spin``,
+            ``multiplicity``, ``fixed``, ``group``; for npz also ``positions``, ``numbers``, ``cell``, ``pbc``. Others
+            are found under their usual names.
+        units: of the files, for ``energy``, ``length``, ``forces`` (else energy/length) and ``stress`` (else
+            energy/length³). Those missing are taken from the files where stated, else eV and Å. Naming any of them also
+            turns refusals for implausible values into notes.
+        need: the labels that every frame must have; others are kept where all frames have them. A single atom needs no
+            forces: they are zero by symmetry.
+        limit: read only the first frames of each file, this many.
+
+    Raises:
+        CovariumError: a file cannot be read; a needed label is missing, ambiguous, not finite or only in part of the
+            frames; units are unknown or contradicted by the values.
+    """
+    keys, given_units = dict(keys or {}), dict(units or {})
+    _check_arguments(paths, keys, need, limit)
+    records = [record for path in paths for record in load(Path(path), keys, limit)]
+    file_units = resolve(given_units, records)
+    notes = [_contents(records)]
+    chosen = {label: labelling.choose(records, label, keys.get(label), notes) for label in LABELS}
+    for label in need:
+        if chosen[label] is None and not (label == "stress" and chosen["virial"]):
+            if label == "forces" and all(len(record.numbers) == 1 for record in records):
+                continue
+            raise CovariumError(
+                f"{records[0].source} has no {label} under a usual name; its keys are {labelling.listed(records)}. "
+                f"Name one with --set data.keys.{label}=KEY"
+            )
+    group = labelling.group_key(records, keys.get("group"))
+    values, left_out = _labels(records, chosen, need, file_units, notes)
+    _check_charges(records, chosen)
+    frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
+    notes.append("labels: " + ", ".join(f"{label} from '{key}'" for label, key in chosen.items() if key is not None))
+    _check_values(frames, file_units, notes)
+    used = {label: key for label, key in chosen.items() if key is not None}
+    if group is not None:
+        used["group"] = group
+        notes.append(f"groups for splitting from '{group}'")
+    theory = labelling.theory(records, notes)
+    return Reading(frames, used, file_units.names, theory, notes, left_out)
+
+
+def _check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
+    if not paths:
+        raise CovariumError("no data file was named")
+    allowed = (*LABELS, "group", *NPZ_STRUCTURE)
+    for name in keys:
+        if name not in allowed:
+            raise CovariumError(f"data.keys.{name} is unknown{nearest(name, allowed)}; allowed: {', '.join(allowed)}")
+    for label in need:
+        if label not in LABEL_UNITS:
+            hint = nearest(label, LABEL_UNITS)
+            raise CovariumError(f"label '{label}' is unknown{hint}; allowed: {', '.join(LABEL_UNITS)}")
+    if limit is not None and limit < 1:
+        raise CovariumError(f"limit must be at least 1 frame, got {limit}")
+
+
+def _contents(records: Sequence[Record]) -> str:
+    sizes = [len(record.numbers) for record in records]
+    elements = np.unique(np.concatenate([record.numbers for record in records]))
+    names = " ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in elements)
+    periodic = sorted({int(record.pbc.sum()) for record in records})
+    atoms = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    directions = " or ".join("not periodic" if p == 0 else f"periodic in {p} directions" for p in periodic)
+    return f"{len(records)} frames of {atoms} atoms, elements {names}, {directions}"
+
+
+def _labels(
+    records: Sequence[Record], chosen: dict[str, str | None], need: Sequence[str], units: Units, notes: list[str]
+) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+    """The labels of each record in eV and Å, the same ones for all, and what was left out."""
+    values: list[dict[str, np.ndarray]] = [{} for _ in records]
+    left_out: list[str] = []
+    for label in LABEL_UNITS:
+        name = "virial" if label == "stress" and chosen["stress"] is None else label
+        key = chosen[name]
+        if key is None and not (label == "forces" and label in need):
+            continue
+        column = [None if key is None else labelling.extract(record, name, key, units) for record in records]
+        if label == "forces":
+            column = _fill_single_atoms(records, column, notes)
+        problem = _incomplete(records, column, name, key)
+        if problem and label in need:
+            raise CovariumError(problem)
+        if problem:
+            left_out.append(f"{label} is left out. {problem}")
+            chosen[name] = None
+            continue
+        if name == "virial":
+            notes.append(f"stress = −'{key}' / volume")
+        for value, slot in zip(column, values, strict=True):
+            if value is not None:
+                slot[label] = value
+    return values, left_out
+
+
+def _incomplete(
+    records: Sequence[Record], column: Sequence[np.ndarray | None], label: str, key: str | None
+) -> str | None:
+    """Why a label cannot be used: some frames lack it, or all its values were lost."""
+    missing = [record for record, value in zip(records, column, strict=True) if value is None]
+    if missing:
+        volume = " with a volume" if label in ("stress", "virial") else ""
+        return (
+            f"{missing[0].where} is the first of {len(missing)} frames of {len(records)} without {label} '{key}'"
+            f"{volume}; leave these frames out or label them"
+        )
+    several = any(len(record.numbers) > 1 for record in records)
+    if label != "energy" and several and not any(value.any() for value in column if value is not None):
+        return f"{records[0].source}: {label} '{key}' is exactly zero in all frames; it was lost on writing"
+    return None
+
+
+def _fill_single_atoms(
+    records: Sequence[Record], column: list[np.ndarray | None], notes: list[str]
+) -> list[np.ndarray | None]:
+    """The energy of one atom, alone or in a crystal, does not depend on where it is: its force is exactly zero."""
+    filled: list[np.ndarray | None] = []
+    for record, value in zip(records, column, strict=True):
+        filled.append(np.zeros((1, 3)) if value is None and len(record.numbers) == 1 else value)
+    count = sum(new is not old for new, old in zip(filled, column, strict=True))
+    if count:
+        notes.append(f"{count} single-atom frames have no forces; they are zero by symmetry")
+    return filled
+
+
+def _frame(
+    record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
+) -> Frame:
+    fixed = record.fixed
+    if chosen["fixed"] is not None and chosen["fixed"] in record.values:
+        mask = np.asarray(record.values[chosen["fixed"]])
+        if not np.isin(mask, (0, 1)).all():
+            raise CovariumError(f"{record.where}: '{chosen['fixed']}' must mark fixed atoms by 1, others by 0")
+        fixed = fixed | mask.astype(bool)
+    return Frame(
+        numbers=record.numbers,
+        positions=record.positions * units.size["length"],
+        cell=record.cell * units.size["length"],
+        pbc=record.pbc,
+        labels=labels,
+        fixed=fixed,
+        charge=float(record.values[chosen["charge"]]) if chosen["charge"] is not None else 0.0,
+        spin=labelling.spin_of(record, chosen),
+        config_type=str(record.values.get("config_type", "")),
+        group=str(record.values.get(group, "")) if group is not None else "",
+        source=record.source,
+        index=record.index,
+    )
+
+
+def _check_charges(records: Sequence[Record], chosen: Mapping[str, str | None]) -> None:
+    """Charge and spin on every frame or on none, and a spin that counts unpaired electrons.
+
+    Some files keep the multiplicity under ``spin``; the parity of the electrons tells them apart.
+    """
+    for label in ("charge", "spin", "multiplicity"):
+        key = chosen[label]
+        if key is None:
+            continue
+        missing = [r for r in records if not labelling.fits(label, r.values.get(key), len(r.numbers))]
+        if missing:
+            raise CovariumError(
+                f"{len(missing)} of {len(records)} frames lack {label} '{key}', the first is {missing[0].where}; "
+                "give it to all frames or to none"
+            )
+    if chosen["spin"] is None:
+        return
+    for record in records:
+        charge = float(record.values[chosen["charge"]]) if chosen["charge"] is not None else 0.0
+        spin = float(record.values[chosen["spin"]])
+        whole = charge == round(charge) and spin == round(spin)
+        if not record.pbc.any() and whole and (record.numbers.sum() - charge - spin) % 2:
+            raise CovariumError(
+                f"{record.where}: '{chosen['spin']}' = {spin:g} unpaired electrons is impossible with "
+                f"{record.numbers.sum() - charge:g} electrons; if it is the multiplicity, say "
+                f"--set data.keys.multiplicity={chosen['spin']}"
+            )
+
+
+def _check_values(frames: Sequence[Frame], units: Units, notes: list[str]) -> None:
+    names = units.names
+    notes.append(f"units {units.origin}: energy {names['energy']}, length {names['length']}, forces {names['forces']}")
+    for finding in findings(frames, units.size["energy"]):
+        if finding.wrong and units.origin != "given":
+            raise CovariumError(
+                f"{frames[0].source}: {finding.text}. The file was read in {names['energy']} and {names['length']} "
+                f"({units.origin}); give its units, for example --set data.units.energy=kcal/mol "
+                "--set data.units.length=Å, or confirm these the same way"
+            )
+        notes.append(("doubtful, but units were given: " if finding.wrong else "") + finding.text)
+    fixed = Counter(bool(frame.fixed.any()) for frame in frames)
+    if fixed[True]:
+        notes.append(f"{fixed[True]} frames have fixed atoms, left out of force losses and errors")

@@ -1,0 +1,1 @@
+"""Functional tensor operations; the reference is the documentation."""

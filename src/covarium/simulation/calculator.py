@@ -1,0 +1,153 @@
+"""The door to ASE: a calculator over any potential.
+
+    atoms.calc = Calculator(potential)
+    forces = atoms.get_forces()
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from covarium.errors import CovariumError
+from covarium.simulation.skin import Pairs, SkinList
+from covarium.systems import AtomGraph
+from covarium.tasks import Potential, Prediction
+
+
+class StressUndefinedError(CovariumError, PropertyNotImplementedError):
+    """Stress was asked of a structure without three periodic directions; ASE treats it as a property not implemented."""
+
+
+class NotFiniteError(CovariumError):
+    """The model answered with an energy, force or stress that is not finite."""
+
+
+class Calculator(BaseCalculator):
+    """Energy, forces and stress for ASE.
+
+    Properties: ``energy`` and ``free_energy`` (eV, equal), ``energies`` [N] (eV per atom), ``forces`` [N, 3] (eV/Å),
+    ``stress`` [6] (eV/Å³, Voigt order xx yy zz yz xz xy, > 0 under tension). The total charge and the number of
+    unpaired electrons are read from ``atoms.info["charge"]`` and ``atoms.info["spin"]`` (0 if absent). Answers are
+    kept until numbers, positions, cell, pbc, charge or spin change by a single bit; a failure leaves no answers behind.
+
+    Args:
+        potential: copied, so that later training or moving does not change a running simulation.
+        device: None leaves it where it is.
+        dtype: None leaves it as it is; a potential without parameters is evaluated in float64.
+        skin: Å, see ``SkinList``.
+
+    Attributes:
+        potential: the copy, in evaluation mode, with frozen parameters.
+        neighbours: the neighbour list.
+        pairs: the neighbours of the last structure, None before the first.
+
+    Raises (on calculation):
+        StressUndefinedError: stress of a structure that is not periodic in three directions.
+        NotFiniteError: the answer is not finite.
+        CovariumError: an unknown element, a charge or spin that the model ignores, positions that are not finite.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 - ASE's interface
+
+    def __init__(
+        self,
+        potential: Potential,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.potential = copy.deepcopy(potential).eval().requires_grad_(False)
+        if device is not None or dtype is not None:
+            self.potential = self.potential.to(device=device, dtype=dtype)
+        parameter = next((p for p in self.potential.parameters() if p.is_floating_point()), None)
+        self._dtype = dtype or (torch.float64 if parameter is None else parameter.dtype)
+        self._device = self.potential.scale.device
+        self.neighbours = SkinList(self.potential.model.spec, skin)
+        self.pairs: Pairs | None = None
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed since the last calculation, compared exactly; ``tol`` is there for ASE's interface only."""
+        last = self.atoms
+        if last is None:
+            return list(all_changes)
+        changes = [name for name in ("numbers", "positions") if not np.array_equal(last.arrays[name], atoms.arrays[name])]
+        changes += [name for name in ("cell", "pbc") if not np.array_equal(getattr(last, name), getattr(atoms, name))]
+        changes += [name for name in ("charge", "spin") if last.info.get(name, 0) != atoms.info.get(name, 0)]
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Everything in one pass; the stress too where it costs no extra pass, so that answers do not depend on the order asked."""
+        self.results: dict[str, Any] = {}
+        periodic = bool(atoms.pbc.all())
+        if "stress" in properties and not periodic:
+            raise StressUndefinedError(
+                f"stress is undefined: pbc is {atoms.pbc.tolist()}, and only a structure that is periodic in three "
+                "directions has a volume"
+            )
+        stress = periodic and (self.potential.forces == "gradient" or "stress" in properties)
+        self.pairs = None
+        graph = self._graph(atoms)
+        prediction = self.potential.predict(graph, forces=True, stress=stress)
+        self.results = _results(prediction, atoms)
+
+    def _graph(self, atoms: Atoms) -> AtomGraph:
+        cell = atoms.cell.array
+        self.pairs = self.neighbours.pairs(atoms.positions, cell, atoms.pbc)
+        device, dtype = self._device, self._dtype
+        return AtomGraph(
+            positions=torch.from_numpy(atoms.positions).to(device, dtype),
+            numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64, device=device),
+            cell=torch.from_numpy(cell[None]).to(device, dtype),
+            pbc=torch.from_numpy(atoms.pbc[None]).to(device),
+            batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
+            edge_index=torch.from_numpy(self.pairs.edge_index).to(device),
+            shifts=torch.from_numpy(self.pairs.shifts).to(device),
+            charge=torch.tensor([_number(atoms, "charge")], dtype=dtype, device=device),
+            spin=torch.tensor([_number(atoms, "spin")], dtype=dtype, device=device),
+        )
+
+
+def _number(atoms: Atoms, key: str) -> float:
+    value = atoms.info.get(key, 0.0)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise CovariumError(f"atoms.info['{key}'] must be a number, got {value!r}") from None
+
+
+def _results(prediction: Prediction, atoms: Atoms) -> dict[str, Any]:
+    """ASE's dictionary of a prediction.
+
+    Raises:
+        NotFiniteError: names the first atom, or the quantity, that is not finite.
+    """
+    energy = float(prediction.energy)
+    arrays = {"energies": prediction.atom_energy, "forces": prediction.forces, "stress": prediction.stress}
+    values = {name: a.cpu().numpy().astype(np.float64) for name, a in arrays.items() if a is not None}
+    for name in ("energies", "forces"):
+        if not np.isfinite(values[name]).all():
+            atom = int(np.argwhere(~np.isfinite(values[name]))[0, 0])
+            raise NotFiniteError(
+                f"the model's {name} are not finite: atom {atom} ({atoms.symbols[atom]}) has {values[name][atom].tolist()}; "
+                "the structure is far from what the model was trained on, or the model is broken"
+            )
+    if not np.isfinite(energy) or not np.isfinite(values.get("stress", 0.0)).all():
+        raise NotFiniteError("the model's energy or stress is not finite")
+    if "stress" in values:
+        values["stress"] = full_3x3_to_voigt_6_stress(values["stress"][0])
+    return {"energy": energy, "free_energy": energy, **values}

@@ -1,0 +1,131 @@
+"""Atoms and their neighbourhood: indices and integer shifts, never vectors.
+
+Letters: N atoms, E directed edges j → i (source, target), B structures in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from covarium.errors import CovariumError
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """The neighbourhood a model needs.
+
+    Attributes:
+        cutoff: radius in Å; pairs with distance < cutoff are neighbours.
+        rule: ``all`` neighbours within the cutoff (smooth, the default); ``nearest``: at most ``max_neighbours`` per
+            target, the truncation of the published OC20 models (Liao 2023, arXiv 2306.12059; not smooth, ties cut in
+            order of source index); ``nearest_with_ties``: the same, but all pairs within 0.01 Å of the first one
+            cut stay too, so that symmetry-equivalent neighbours are treated alike (fairchem's
+            ``enforce_max_neighbors_strictly: False``).
+        max_neighbours: needed by the two truncating rules.
+    """
+
+    cutoff: float
+    rule: Literal["all", "nearest", "nearest_with_ties"] = "all"
+    max_neighbours: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cutoff > 0:
+            raise CovariumError(f"cutoff must be a positive length in Å, got {self.cutoff}")
+        if self.rule not in ("all", "nearest", "nearest_with_ties"):
+            raise CovariumError(f"neighbour rule '{self.rule}' is unknown; allowed: all, nearest, nearest_with_ties")
+        if self.rule != "all" and not (self.max_neighbours and self.max_neighbours > 0):
+            raise CovariumError(f"neighbour rule '{self.rule}' needs max_neighbours > 0, got {self.max_neighbours}")
+
+
+class AtomOutput(NamedTuple):
+    """What a model says of every atom: energy [N] in the model's own scale; forces [N, 3] from a direct head, or None."""
+
+    energy: Tensor
+    forces: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AtomGraph:
+    """A batch of structures with their edges, grouped by target atom.
+
+    Attributes:
+        positions: [N, 3] Å.
+        numbers: [N] int64 atomic numbers.
+        cell: [B, 3, 3] lattice vectors as rows, Å; rows of directions that are not periodic are ignored.
+        pbc: [B, 3] bool, periodicity of each direction.
+        batch: [N] int64, the structure of each atom, ascending.
+        edge_index: [2, E] int64; row 0 source j, row 1 target i, sorted by target.
+        shifts: [E, 3] int64; the edge vector is positions[j] − positions[i] + shifts @ cell.
+        charge: [B] total charge in e.
+        spin: [B] number of unpaired electrons.
+    """
+
+    positions: Tensor
+    numbers: Tensor
+    cell: Tensor
+    pbc: Tensor
+    batch: Tensor
+    edge_index: Tensor
+    shifts: Tensor
+    charge: Tensor
+    spin: Tensor
+
+    @property
+    def num_graphs(self) -> int:
+        return self.cell.shape[0]
+
+    @property
+    def num_atoms(self) -> int:
+        return self.positions.shape[0]
+
+    def atoms_per_graph(self) -> Tensor:
+        """[B] int64."""
+        return torch.bincount(self.batch, minlength=self.num_graphs)
+
+    def vectors(self) -> Tensor:
+        """[E, 3] Å, from target to source: r_j − r_i + shift. Differentiable in positions and cell."""
+        j, i = self.edge_index
+        vectors = self.positions[j] - self.positions[i]
+        if not bool(self.pbc.any()):
+            return vectors
+        offsets = torch.bmm(self.shifts.to(self.cell.dtype).unsqueeze(1), self.cell[self.batch[i]]).squeeze(1)
+        return vectors + offsets
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
+        """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        return AtomGraph(**moved)
+
+    def transform(self, g: Tensor) -> AtomGraph:
+        """The group action: ``g`` is an orthogonal [3, 3] matrix (mirrors included); neighbours stay the same."""
+        g = g.to(self.positions)
+        return replace(self, positions=self.positions @ g.T, cell=self.cell @ g.T)
+
+    def cost(self) -> int:
+        """Relative cost of one pass, for balanced batches: edges plus a few times the atoms."""
+        return int(self.edge_index.shape[1]) + 4 * self.num_atoms
+
+    @staticmethod
+    def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
+        """Join structures into one batch; no edge crosses structures."""
+        if not graphs:
+            raise CovariumError("a batch needs at least one structure, got none")
+        atoms = [g.num_atoms for g in graphs]
+        starts = torch.tensor([0, *atoms[:-1]]).cumsum(0).tolist()
+        graph_starts = torch.tensor([0, *[g.num_graphs for g in graphs[:-1]]]).cumsum(0).tolist()
+        shifted = {"edge_index": starts, "batch": graph_starts}
+        joined = {}
+        for field in fields(AtomGraph):
+            parts = [getattr(g, field.name) for g in graphs]
+            if field.name in shifted:
+                parts = [part + start for part, start in zip(parts, shifted[field.name], strict=True)]
+            joined[field.name] = torch.cat(parts, dim=1 if field.name == "edge_index" else 0)
+        return AtomGraph(**joined)

@@ -1,0 +1,150 @@
+"""The only door to the neighbour-list library (vesin)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import vesin
+
+from covarium.errors import CovariumError
+from covarium.systems.atom_graph import AtomGraph, GraphSpec
+
+TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
+CELLS = 5e4  # half of what vesin allows itself before it merges cells
+
+
+def neighbour_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, spec: GraphSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of one structure that ``spec`` asks for.
+
+    Args:
+        positions: [N, 3] Å.
+        cell: [3, 3] rows are lattice vectors; only rows of periodic directions are read.
+        pbc: [3] bool.
+        spec: cutoff and rule.
+
+    Returns:
+        edge_index [2, E] int64 (source j, target i) and shifts [E, 3] int64, sorted by target, then source, then shift.
+
+    Raises:
+        CovariumError: positions are not finite, or the periodic lattice vectors span no volume.
+    """
+    if not np.isfinite(positions).all():
+        atom = int(np.argwhere(~np.isfinite(positions))[0, 0])
+        raise CovariumError(f"position of atom {atom} is {positions[atom].tolist()}; positions must be finite")
+    pbc = np.asarray(pbc, dtype=bool)
+    box = complete_cell(np.asarray(cell, dtype=np.float64), pbc)
+    positions = np.asarray(positions, dtype=np.float64)
+    radius = _search_radius(positions, box, pbc, spec.cutoff)
+    finder = vesin.NeighborList(cutoff=radius, full_list=True)
+    i, j, shifts, distances = finder.compute(points=positions, box=box, periodic=pbc.tolist(), quantities="ijSd")
+    if radius > spec.cutoff:
+        near = distances < spec.cutoff
+        i, j, shifts, distances = i[near], j[near], shifts[near], distances[near]
+    # vesin's D is r_j − r_i + S·cell: its first index is our target i, its second our source j.
+    target, source = i.astype(np.int64), j.astype(np.int64)
+    shifts = shifts.astype(np.int64).reshape(-1, 3)
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], source, target))
+    target, source, shifts, distances = target[order], source[order], shifts[order], distances[order]
+    if spec.rule != "all":
+        keep = _nearest(target, distances, len(positions), spec)
+        target, source, shifts = target[keep], source[keep], shifts[keep]
+    return np.stack([source, target]), shifts
+
+
+def _search_radius(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> float:
+    """The cutoff, or more where a wide and thin structure needs more than ``CELLS`` cells of its size.
+
+    vesin 0.6.2 then scales the number of cells of every direction down by one factor, that of the thin direction to
+    zero, and the process dies of a division by zero. Pairs beyond the cutoff are dropped afterwards.
+    """
+    if len(positions) == 0:
+        return cutoff
+    inverse = np.linalg.inv(box)
+    heights = 1.0 / np.linalg.norm(inverse, axis=0)
+    extents = heights * np.where(pbc, 1.0, np.ptp(positions @ inverse, axis=0))
+    radius = cutoff
+    while np.maximum(extents / radius, 1.0).prod() > CELLS:
+        radius *= 1.25
+    return radius
+
+
+def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Replace the rows of directions that are not periodic by unit vectors orthogonal to the others.
+
+    Raises:
+        CovariumError: the periodic rows are linearly dependent.
+    """
+    box = np.where(pbc[:, None], cell.reshape(3, 3), 0.0)
+    if pbc.any():
+        singular = np.linalg.svd(box[pbc], compute_uv=False)
+        if singular.min() < 1e-6 * max(singular.max(), 1e-6):
+            raise CovariumError(
+                f"the lattice vectors of the periodic directions {np.flatnonzero(pbc).tolist()} span no volume: "
+                f"{box[pbc].tolist()}; set pbc to False or give a cell"
+            )
+    if not pbc.all():
+        # right singular vectors beyond the rank are orthogonal to all periodic rows
+        box[~pbc] = np.linalg.svd(box)[2][int(pbc.sum()) :]
+    return box
+
+
+def _nearest(target: np.ndarray, distances: np.ndarray, num_atoms: int, spec: GraphSpec) -> np.ndarray:
+    """Mask of the nearest ``max_neighbours`` per target; pairs arrive sorted by target."""
+    k = spec.max_neighbours or 0
+    keep = np.zeros(len(target), dtype=bool)
+    ends = np.searchsorted(target, np.arange(num_atoms), side="right")
+    start = 0
+    for end in ends:
+        if end - start <= k:
+            keep[start:end] = True
+        else:
+            local = distances[start:end]
+            order = np.argsort(local, kind="stable")
+            if spec.rule == "nearest":
+                keep[start + order[:k]] = True
+            else:
+                keep[start:end] = local <= local[order[k]] + TIE
+        start = end
+    return keep
+
+
+def atom_graph(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    spec: GraphSpec,
+    *,
+    cell: np.ndarray | None = None,
+    pbc: np.ndarray | None = None,
+    charge: float = 0.0,
+    spin: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+) -> AtomGraph:
+    """The graph of one structure, neighbours found in float64.
+
+    Args:
+        numbers: [N] atomic numbers.
+        positions: [N, 3] Å.
+        spec: the neighbourhood of the model that will read it.
+        cell: [3, 3] rows are lattice vectors; None for no periodicity.
+        pbc: [3] bool; None for no periodicity.
+        charge: total charge in e.
+        spin: number of unpaired electrons.
+        dtype: of positions, cell, charge and spin in the graph.
+    """
+    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+    cell_array = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64).reshape(3, 3)
+    pbc_array = np.zeros(3, dtype=bool) if pbc is None else np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    edge_index, shifts = neighbour_pairs(positions, cell_array, pbc_array, spec)
+    return AtomGraph(
+        positions=torch.as_tensor(positions).to(dtype),
+        numbers=torch.as_tensor(np.asarray(numbers), dtype=torch.int64),
+        cell=torch.as_tensor(cell_array).to(dtype).unsqueeze(0),
+        pbc=torch.as_tensor(pbc_array).unsqueeze(0),
+        batch=torch.zeros(len(positions), dtype=torch.int64),
+        edge_index=torch.as_tensor(edge_index),
+        shifts=torch.as_tensor(shifts),
+        charge=torch.tensor([charge], dtype=dtype),
+        spin=torch.tensor([spin], dtype=dtype),
+    )

@@ -1,0 +1,7 @@
+"""The question asked of a model."""
+
+from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
+
+TASKS = {"potential": Potential}
+
+__all__ = ["TASKS", "EnergySemantics", "Potential", "Prediction", "Term"]

@@ -1,0 +1,98 @@
+"""What a run will take, found by really doing its most expensive step."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from covarium.data.sampler import BalancedSampler
+from covarium.training.gradients import gradient
+from covarium.training.optimiser import Ema, adamw
+from covarium.training.protocols import Data, Task, parameters
+from covarium.training.ranks import Ranks
+from covarium.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected needs of a run on one process.
+
+    Attributes:
+        seconds_per_step: of a step of mean cost.
+        peak_bytes: of the costliest step; on CUDA of torch's allocator, else the most this process ever held, with
+            interpreter, libraries and data.
+        steps_per_epoch: optimiser steps.
+        epochs: passes over the data until the end.
+        seconds: until the end, evaluations included.
+    """
+
+    seconds_per_step: float
+    peak_bytes: int
+    steps_per_epoch: int
+    epochs: float
+    seconds: float
+
+
+def estimate(task: Task, data: Data, settings: Settings) -> Estimate:
+    """Run two steps on the costliest batches of an epoch; the task and all random numbers are afterwards as before.
+
+    Args:
+        task: on the device and in the dtype of the run.
+        data: the training data.
+        settings: of the run.
+    """
+    costs = data.costs()
+    sampler = BalancedSampler(costs, settings.batch_size, settings.seed, max_cost=settings.max_cost)
+    batches = sampler.batches(0)
+    windows = [batches[k : k + settings.accumulate] for k in range(0, len(batches), settings.accumulate)]
+    window_costs = [sum(costs[index] for batch in window for index in batch) for window in windows]
+    costliest = max(range(len(windows)), key=lambda k: window_costs[k])
+    seconds, peak = _measure(task, data, windows[costliest], settings)
+    seconds *= sum(window_costs) / len(windows) / max(window_costs[costliest], 1)
+    # evaluations take up to a tenth of the run
+    per_epoch = seconds * len(windows) / 0.9
+    lengths = [
+        (settings.epochs or math.inf) * per_epoch,
+        (settings.steps or math.inf) * seconds / 0.9,
+        settings.time_s or math.inf,
+    ]
+    return Estimate(seconds, peak, len(windows), min(lengths) / per_epoch, min(lengths))
+
+
+def _measure(task: Task, data: Data, window: list[list[int]], settings: Settings) -> tuple[float, int]:
+    """Seconds of the second of two steps, and the peak memory of both."""
+    trained = parameters(task)
+    one = next(iter(trained.values()))
+    cuda = one.device.type == "cuda"
+    before = {name: value.detach().clone() for name, value in task.state_dict().items()}
+    was_training = task.training
+    rng = torch.Generator(device=one.device)
+    seconds = 0.0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(one.device)
+    with torch.random.fork_rng(devices=[one.device] if cuda else []):
+        task.train()
+        optimiser, ema = adamw(trained, task.no_weight_decay(), settings), Ema(trained, settings.ema_decay)
+        for n in range(2):
+            start = time.monotonic()
+            moved = [data.batch(indices).to(one.device, one.dtype) for indices in window]
+            values = gradient(task, moved, rng, Ranks()).values
+            for p, value in zip(trained.values(), values, strict=False):  # none when the loss is not finite
+                p.grad = value
+            optimiser.step()
+            optimiser.zero_grad()
+            ema.update(n)
+            seconds = time.monotonic() - start
+    task.load_state_dict(before)
+    task.train(was_training)
+    return seconds, torch.cuda.max_memory_allocated(one.device) if cuda else _most_memory()
+
+
+def _most_memory() -> int:
+    """Bytes; the operating system counts in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,388 @@
+"""The training loop. It knows tasks, data and ranks; no model, and no kind of system."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from covarium.data.sampler import BalancedSampler
+from covarium.errors import CovariumError
+from covarium.training import state
+from covarium.training.gradients import Gradient, culprits, gradient
+from covarium.training.interrupt import Interrupt
+from covarium.training.log import Log
+from covarium.training.optimiser import Ema, adamw, rate
+from covarium.training.protocols import Data, Event, Progress, SaveBest, Task, parameters
+from covarium.training.ranks import Ranks
+from covarium.training.settings import Settings
+from covarium.training.validation import score, validate
+
+VALIDATION_SHARE = 0.1  # of the run, at most, unless eval_every says otherwise
+EVALUATION_COST = 0.5  # of one pass without gradients of the weights, relative to one with; measured below this
+EVALUATIONS = 100  # of a run, at most, unless eval_every says otherwise
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        best_metric: the lowest selection score.
+        best_step: the step it was reached at.
+        epochs: whole passes over the data.
+        steps: optimiser steps.
+        reason: one sentence; after an interruption, with the command that resumes the run.
+        interrupted: whether a signal ended it.
+        history: one row per evaluation: step, epoch, time, score and the validation metrics.
+    """
+
+    best_metric: float
+    best_step: int
+    epochs: int
+    steps: int
+    reason: str
+    interrupted: bool
+    history: list[dict[str, float]]
+
+
+def train(
+    task: Task,
+    data: Data,
+    valid: Data,
+    settings: Settings,
+    out: Path,
+    *,
+    save_best: SaveBest,
+    progress: Progress | None = None,
+    resume: bool = False,
+    ranks: Ranks | None = None,
+) -> Result:
+    """Train ``task`` in place; at the end it holds the averaged weights of the last step, the best are where
+    ``save_best`` put them.
+
+    With a length in epochs or steps, a resumed run is the uninterrupted one to the bit (same machine, same number of
+    threads and processes). With ``time_s`` the length depends on the clock, so this cannot be: the time already used
+    is kept, the learning rate goes on from where it was and reaches its end with the budget.
+
+    Args:
+        task: on its device, in its dtype.
+        data: to learn from.
+        valid: to choose the best weights by.
+        settings: see there.
+        out: folder of the run, made if missing; ``log.csv`` and ``state.safetensors`` are written there.
+        save_best: called with the task holding the averaged weights and a card, on the first rank, at each new best.
+        progress: called with an ``Event`` after each step, on the first rank.
+        resume: go on from ``out/state.safetensors``.
+        ranks: from ``launched``; None for one process.
+
+    Raises:
+        CovariumError: nothing to learn from, a run already in ``out``, a state that does not fit, too many steps in a
+            row without a finite gradient, or no evaluation with a finite score.
+    """
+    ranks = ranks or Ranks()
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume and (out / state.FILE).exists():
+        command = resume_command(out, ranks)
+        raise CovariumError(f"{out} already holds a run; continue it with `{command}` or choose another --out")
+    for name, part in (("training", data), ("validation", valid)):
+        if not len(part):
+            raise CovariumError(f"there are no {name} systems; give more data or another split")
+    # every rank has looked before the first one writes
+    ranks.gather(None)
+    trainer = Trainer(task, data, valid, settings, out, save_best, progress, ranks)
+    if resume:
+        trainer.resume()
+    return trainer.run()
+
+
+def resume_command(out: Path, ranks: Ranks) -> str:
+    """What continues the run in ``out``."""
+    start = "covarium" if ranks.world == 1 else f"torchrun --nproc-per-node {ranks.world} -m covarium"
+    return f"{start} train --resume {shlex.quote(str(out))}"
+
+
+class Trainer:
+    """One run. Whatever it decides (skip, stop, save, evaluate) follows from numbers that all ranks share."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        valid: Data,
+        settings: Settings,
+        out: Path,
+        save_best: SaveBest,
+        progress: Progress | None,
+        ranks: Ranks,
+    ) -> None:
+        self.task, self.data, self.valid, self.settings, self.out = task, data, valid, settings, out
+        self.save_best, self.progress, self.ranks = save_best, progress, ranks
+        trained = parameters(task)
+        if not trained:
+            raise CovariumError("the task has no parameters to train; unfreeze some")
+        ranks.share(list(task.state_dict().values()))
+        one = next(iter(trained.values()))
+        self.device, self.dtype = one.device, one.dtype
+        rng = torch.Generator(device=self.device)
+        rng.manual_seed(settings.seed + 1_000_003 * ranks.rank)
+        optimiser = adamw(trained, task.no_weight_decay(), settings)
+        self.parts = state.Parts(task, optimiser, Ema(trained, settings.ema_decay), rng)
+        self.position = state.Position()
+        self.sampler = BalancedSampler(
+            data.costs(), settings.batch_size, settings.seed,
+            max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world,
+        )  # fmt: skip
+        self.valid_batches = BalancedSampler(
+            valid.costs(), settings.batch_size, settings.seed,
+            max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world, shuffle=False,
+        ).batches(0)  # fmt: skip
+        self._epoch: tuple[int, list[list[list[int]]]] = (-1, [])
+        self._eval_every = settings.eval_every or self._steps_between_evaluations()
+        self._started = time.monotonic()
+        self._evaluated = 0.0  # elapsed at the last evaluation
+        self._saved = 0.0
+        self._durations = {"step": 0.0, "evaluate": 0.0, "save": 0.0}
+        self._last_losses: dict[str, float] = {}
+        self._log: Log | None = None
+
+    def resume(self) -> None:
+        """Go to where the state in ``out`` is."""
+        self.position, notes = state.read(self.out, self.parts, self.settings, self.data, self.ranks)
+        self._started = time.monotonic() - self.position.elapsed
+        self._evaluated = self._saved = self.position.elapsed
+        if notes:
+            # the run may have been made longer
+            self.position.fraction = 0.0
+            self.position.fraction = self._fraction()
+        for note in notes:
+            self._tell(note)
+
+    def run(self) -> Result:
+        """Train until the end, early stopping or a signal."""
+        position = self.position
+        with Interrupt() as interrupt:
+            self.task.train()
+            while True:
+                self._settle()
+                if reason := self._reason():
+                    break
+                self._advance()
+                if stopped := self._tick("step", interrupt.signal):
+                    self._save()
+                    name = signal.Signals(stopped).name
+                    command = resume_command(self.out, self.ranks)
+                    reason = f"interrupted by {name} after step {position.step}; the state is saved, resume with: {command}"
+                    return self._result(reason, interrupted=True)
+                self._tell()
+        if position.best == math.inf:
+            raise CovariumError("no evaluation gave a finite score; lower the learning rate or check the labels")
+        return self._result(reason, interrupted=False)
+
+    def _settle(self) -> None:
+        """What the position calls for: an evaluation, a row of the log, a saved state. A resumed run starts here, with
+        whatever the signal did not leave time for."""
+        position = self.position
+        last = position.history[-1]["step"] if position.history else -1
+        evaluate = last < 0 or (last != position.step and (self._due() or self._reason() != ""))
+        if evaluate:
+            self._evaluate()
+        if self._log is None:
+            self._open_log()
+        if evaluate or (position.logged != position.step and position.step % self.settings.log_every == 0):
+            self._write_row(evaluate)
+        if evaluate or position.elapsed - self._saved > self.settings.save_s:
+            self._save()
+
+    # -- one step
+
+    def _windows(self) -> list[list[list[int]]]:
+        """The epoch's optimiser steps, each a list of batches."""
+        epoch, size = self.position.epoch, self.settings.accumulate
+        if self._epoch[0] != epoch:
+            batches = self.sampler.batches(epoch)
+            self._epoch = (epoch, [batches[k : k + size] for k in range(0, len(batches), size)])
+        return self._epoch[1]
+
+    def _advance(self) -> None:
+        position, windows = self.position, self._windows()
+        window = windows[position.window]
+        position.lr = rate(self.settings, self._fraction(ahead=1), position.step)
+        batches = [self.data.batch(indices).to(self.device, self.dtype) for indices in window if indices]
+        computed = gradient(self.task, batches, self.parts.rng, self.ranks)
+        if computed.finite:
+            self._update(computed)
+        else:
+            self._skip(computed, [index for indices in window for index in indices])
+        position.step += 1
+        position.window += 1
+        if position.window == len(windows):
+            position.epoch, position.window = position.epoch + 1, 0
+
+    def _update(self, computed: Gradient) -> None:
+        position, clip = self.position, self.settings.clip_norm
+        values = computed.values
+        if clip is not None and computed.norm > clip:
+            torch._foreach_mul_(values, clip / computed.norm)
+        for p, value in zip(self.parts.ema.parameters.values(), values, strict=True):
+            p.grad = value
+        for group in self.parts.optimiser.param_groups:
+            group["lr"] = position.lr
+        self.parts.optimiser.step()
+        self.parts.optimiser.zero_grad()
+        self.parts.ema.update(position.updates)
+        position.updates += 1
+        position.skipped = 0
+        self._last_losses = computed.losses
+        for name, loss in computed.losses.items():
+            total, count = position.running.get(name, (0.0, 0))
+            position.running[name] = (total + loss, count + 1)
+
+    def _skip(self, computed: Gradient, indices: list[int]) -> None:
+        """Leave the weights alone, name the systems, and stop when nothing else happens any more."""
+        position = self.position
+        position.skipped += 1
+        found = culprits(self.task, self.data, indices, self.parts.rng)
+        named = [name for part in self.ranks.gather(found) for name in part]
+        what = "gradient" if computed.values else "loss"
+        alone = "; ".join(named) or "no system alone, only the batch as a whole"
+        note = f"step {position.step}: the {what} is not finite, the step is skipped. Caused by: {alone}"
+        self._tell(note)
+        if position.skipped >= self.settings.max_skips:
+            raise CovariumError(
+                f"{position.skipped} steps in a row had no finite loss and gradient. Last {note}. "
+                "Check these labels, or lower the learning rate"
+            )
+
+    # -- time
+
+    def _tick(self, what: str, flag: int = 0) -> int:
+        """Agree on the time and on ``flag``; note how long ``what`` took."""
+        before = self.position.elapsed
+        now, agreed = self.ranks.largest([time.monotonic() - self._started, flag], self.device)
+        self._durations[what] = now - before
+        self.position.elapsed = now
+        self.position.fraction = self._fraction()
+        return int(agreed)
+
+    def _fraction(self, ahead: int = 0) -> float:
+        """How much of the run is done, or will be after ``ahead`` more steps; it never falls."""
+        position, settings = self.position, self.settings
+        parts = [position.fraction]
+        if settings.epochs is not None:
+            parts.append((position.epoch + (position.window + ahead) / len(self._windows())) / settings.epochs)
+        if settings.steps is not None:
+            parts.append((position.step + ahead) / settings.steps)
+        if settings.time_s is not None:
+            # the last evaluation and saving belong to the budget
+            usable = settings.time_s - sum(self._durations.values())
+            parts.append(position.elapsed / usable if usable > 0 else 1.0)
+        return min(max(parts), 1.0)
+
+    def _reason(self) -> str:
+        """Why the run is over, or nothing."""
+        position, settings = self.position, self.settings
+        if settings.patience is not None and position.stale >= settings.patience:
+            return f"stopped early: not better for {position.stale} evaluations, best at step {position.best_step}"
+        if position.fraction < 1:
+            return ""
+        if settings.epochs is not None and position.epoch >= settings.epochs:
+            return f"finished {position.epoch} epochs"
+        if settings.steps is not None and position.step >= settings.steps:
+            return f"finished {position.step} steps"
+        return f"used its {settings.time_s:g} s: {position.step} steps, {position.epoch} whole epochs"
+
+    # -- evaluation
+
+    def _due(self) -> bool:
+        """Whether to evaluate after this step."""
+        settings, position = self.settings, self.position
+        if settings.eval_every is None and settings.epochs is None and settings.steps is None:
+            pause = max(self._durations["evaluate"] / VALIDATION_SHARE, (settings.time_s or 0) / EVALUATIONS)
+            return position.elapsed - self._evaluated >= pause
+        return position.step % self._eval_every == 0
+
+    def _steps_between_evaluations(self) -> int:
+        """From costs, not from the clock: a resumed run must evaluate at the same steps."""
+        per_epoch = len(self._windows())
+        lengths = [self.settings.steps, self.settings.epochs and self.settings.epochs * per_epoch]
+        total = min((length for length in lengths if length), default=0)
+        passes = EVALUATION_COST * sum(self.valid.costs()) / sum(self.data.costs())
+        return max(math.ceil(passes * per_epoch / VALIDATION_SHARE), math.ceil(total / EVALUATIONS), 1)
+
+    def _evaluate(self) -> None:
+        """Measure the averaged weights, and save them if they are the best."""
+        position = self.position
+        self.task.train(False)
+        with self.parts.ema.applied():
+            metrics, bad = validate(self.task, self.valid, self.valid_batches, self.ranks, self.device, self.dtype)
+            now = score(metrics, self.task.selection)
+            row = {"step": position.step, "epoch": position.epoch, "time": position.elapsed, "score": now, **metrics}
+            position.stale += 1
+            if now < position.best:
+                position.best, position.best_step, position.stale = now, position.step, 0
+                if self.ranks.first:
+                    self.save_best(self.task, {**row, "settings": asdict(self.settings)})
+        self.task.train()
+        position.history.append(row)
+        if bad:
+            self._tell(f"step {position.step}: validation metrics are not finite, first for: {'; '.join(bad)}")
+        self._tick("evaluate")
+        self._evaluated = position.elapsed
+
+    # -- what is written and told
+
+    def _save(self) -> None:
+        state.write(self.out, self.parts, self.position, self.settings, self.data, self.ranks)
+        self._tick("save")
+        self._saved = self.position.elapsed
+
+    def _open_log(self) -> None:
+        if self.ranks.first:
+            losses = ["loss", *(f"loss_{name}" for name, weight in self.task.weights.items() if weight)]
+            first = self.position.history[0]
+            metrics = [f"valid_{name}" for name in first if name not in ("step", "epoch", "time")]
+            columns = ["step", "epoch", "time", "lr", *losses, *metrics]
+            self._log = Log(self.out, columns, last_step=self.position.step)
+
+    def _write_row(self, evaluated: bool) -> None:
+        position = self.position
+        row: dict[str, float] = {
+            "step": position.step, "epoch": position.epoch, "time": round(position.elapsed, 3), "lr": position.lr
+        }  # fmt: skip
+        for name, (total, count) in position.running.items():
+            row[name if name == "loss" else f"loss_{name}"] = total / count
+        if evaluated:
+            row |= {f"valid_{k}": v for k, v in position.history[-1].items() if k not in ("step", "epoch", "time")}
+        if self._log is not None:
+            self._log.row(row)
+        position.running.clear()
+        position.logged = position.step
+
+    def _tell(self, note: str = "") -> None:
+        if self.progress is None or not self.ranks.first:
+            return
+        position = self.position
+        metrics: Mapping[str, Any] = position.history[-1] if position.history else {}
+        self.progress(
+            Event(
+                step=position.step, epoch=position.epoch, fraction=position.fraction, elapsed=position.elapsed,
+                lr=position.lr, losses=self._last_losses, metrics=metrics, best=position.best, note=note,
+            )
+        )  # fmt: skip
+
+    def _result(self, reason: str, *, interrupted: bool) -> Result:
+        if self._log is not None:
+            self._log.close()
+        position = self.position
+        return Result(
+            best_metric=position.best, best_step=position.best_step, epochs=position.epoch, steps=position.step,
+            reason=reason, interrupted=interrupted, history=position.history,
+        )  # fmt: skip

@@ -1,0 +1,275 @@
+"""Everything a training run needs and was not told, found out from its data and said aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+
+from covarium.config import RunConfig, TaskSection, TermSection, build, check_name
+from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
+from covarium.errors import CovariumError
+from covarium.models import MODELS
+from covarium.tasks import EnergySemantics, Potential, Term
+from covarium.training.settings import Settings
+from covarium.workflows.device import DTYPES, choose_device, use_threads
+
+DEFAULT_MODEL = "equiformer_v2"
+WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 1.0}  # of loss terms that no one has set
+STEPS = 20_000  # of a run that was given no length
+STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
+MOST_ATOMS = 400  # in a batch of chosen size
+SIZES = ("num_layers", "lmax", "mmax", "sphere_channels")  # shown of a model that has them
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what a run is going to do: what, its value, and where it comes from."""
+
+    what: str
+    value: str
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training run, complete but not begun.
+
+    Attributes:
+        config: without gaps; running it again gives the same run.
+        findings: for the user.
+        notes: doubts and things left out, for the user.
+        task: with initial weights, on its device.
+        train, valid: what is learnt from, and what chooses the best model.
+        test: frames for the error table, perhaps none.
+        settings: of the training loop.
+    """
+
+    config: RunConfig
+    findings: list[Finding]
+    notes: list[str]
+    task: Potential
+    train: FrameDataset
+    valid: FrameDataset
+    test: list[Frame]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The frames of a run by purpose, how the training files were read, and how the frames were divided."""
+
+    reading: Reading
+    train: list[Frame]
+    valid: list[Frame]
+    test: list[Frame]
+    note: str
+    same_keys: bool
+
+
+def infer(config: RunConfig) -> Plan:
+    """Fill the gaps of a configuration.
+
+    Raises:
+        CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
+    """
+    use_threads(config.threads)
+    device, dtype = choose_device(config.device), DTYPES[config.dtype]
+    name = str(config.model.get("name", DEFAULT_MODEL))
+    check_name(name, MODELS, f"model '{name}'")
+    model_class, config_class = MODELS[name]
+    asked = {key: value for key, value in config.model.items() if key != "name"}
+    first_guess = build(config_class, asked, "model")
+    build(Settings, {"steps": 1, **config.training}, "training")
+    parts = divide(config)
+    train = FrameDataset(parts.train, first_guess.spec, dtype)
+    found = statistics(train, config.task.references)
+    model_config = build(config_class, _measured(config_class, found) | asked, "model")
+    task_config = _task(config.task, parts.reading, found)
+    task = _assemble(_initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
+    settings = _settings(config, len(train), found)
+    _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
+    data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
+    resolved = config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "model": {"name": name, **asdict(model_config)},
+            "task": task_config,
+            "training": {**asdict(settings), "betas": list(settings.betas)},
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    return Plan(
+        config=resolved,
+        findings=_findings(config, resolved, parts, found, task),
+        notes=[*parts.reading.left_out, *found.references.notes],
+        task=task,
+        train=train,
+        valid=FrameDataset(parts.valid, first_guess.spec, dtype),
+        test=parts.test,
+        settings=settings,
+    )
+
+
+def divide(config: RunConfig) -> Parts:
+    """Read the files of a run and divide their frames.
+
+    Raises:
+        CovariumError: no file, or files that cannot be read or divided as asked.
+    """
+    data = config.data
+    if not data.train:
+        raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
+    for quantity in config.task.terms:
+        check_name(quantity, WEIGHTS, f"key 'task.terms.{quantity}'")
+    need = [q for q, term in config.task.terms.items() if term.weight > 0] or ["energy"]
+    reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
+    need = [*need, *[q for q in ("forces",) if not config.task.terms and q in reading.frames[0].labels]]
+    others = {
+        part: read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
+        for part, files in (("valid", data.valid), ("test", data.test))
+        if files
+    }
+    same_keys = all(other.keys == reading.keys for other in others.values())
+    valid, test = (others[part].frames if part in others else None for part in ("valid", "test"))
+    frames = reading.frames
+    test_part = data.test_part if test is None else 0
+    if valid is None:
+        drawn = split(frames, valid=data.valid_part, test=test_part, seed=config.seed, by=data.split_by)
+        valid, drawn_test = [frames[k] for k in drawn.valid], [frames[k] for k in drawn.test]
+    elif test_part:
+        drawn = split(frames, valid=test_part, seed=config.seed, by=data.split_by)
+        drawn_test = [frames[k] for k in drawn.valid]
+    else:
+        return Parts(reading, frames, valid, test or [], "validation frames from files of their own", same_keys)
+    train = [frames[k] for k in drawn.train]
+    return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
+
+
+def _measured(config_class: type, found: Statistics) -> dict[str, Any]:
+    """Fields of the model's Config that the data decide, where it has them."""
+    names = {field.name for field in fields(config_class)}
+    values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSection:
+    """The task's section without gaps."""
+    labels = reading.frames[0].labels
+    terms = given.terms or {
+        quantity: TermSection(weight=weight)
+        for quantity, weight in WEIGHTS.items()
+        if quantity in labels and not (quantity == "stress" and given.forces == "direct")
+    }
+    scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
+    references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
+    theory = reading.theory if given.theory is None else given.theory
+    return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
+
+
+def _initial(model_class: type[torch.nn.Module], config: object, seed: int, dtype: torch.dtype) -> torch.nn.Module:
+    """The model with its initial weights, a function of the seed alone."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype)
+        try:
+            return model_class(config)
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _assemble(model: torch.nn.Module, section: TaskSection, dtype: torch.dtype) -> Potential:
+    """The task around a model."""
+    assert isinstance(section.references, dict) and section.scale is not None
+    return Potential(
+        model,
+        references={atomic_numbers[symbol]: energy for symbol, energy in section.references.items()},
+        forces=section.forces,
+        scale=section.scale,
+        terms=tuple(Term(quantity, **term.model_dump()) for quantity, term in section.terms.items()),
+        semantics=EnergySemantics(kind=section.energy, functional=section.theory or ""),
+    ).to(dtype)
+
+
+def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
+    """The training settings without gaps."""
+    given = {"seed": config.seed, **config.training}
+    if all(given.get(length) is None for length in ("epochs", "steps", "time_s")):
+        given["steps"] = STEPS
+    if given.get("batch_size") is None:
+        room = max(1, int(MOST_ATOMS / found.average_atoms))
+        given["batch_size"] = max(1, min(round(frames / STEPS_PER_EPOCH), 32, room))
+    return build(Settings, given, "training")
+
+
+def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
+    """Held-out elements that training lacks, and charges and spins that the model would ignore.
+
+    Raises:
+        CovariumError: names the first such frame.
+    """
+    for frame in frames:
+        unknown = sorted(set(frame.numbers.tolist()) - set(task.elements))
+        if unknown:
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            raise CovariumError(
+                f"{frame.where} contains {names}, which no training frame does; train on it or leave it out"
+            )
+        for name, value in (("charge", frame.charge), ("spin", frame.spin)):
+            if value != 0 and name not in task.model.reads:
+                raise CovariumError(
+                    f"{frame.where} has {name} {value:g}, which this model does not read: it would take it for "
+                    f"a neutral, closed-shell one. Leave such frames out, or choose a model that reads {name}"
+                )
+
+
+def _findings(asked: RunConfig, config: RunConfig, parts: Parts, found: Statistics, task: Potential) -> list[Finding]:
+    """The lines that are shown before a run begins."""
+    reading, section, training = parts.reading, config.task, config.training
+    references = found.references
+    energies = ", ".join(f"{chemical_symbols[z]} {energy:.3f}" for z, energy in references.energies.items())
+    parameters = sum(p.numel() for p in task.parameters())
+    sizes = ", ".join(f"{name} {config.model[name]}" for name in SIZES if name in config.model)
+    batches = -(-len(parts.train) // training["batch_size"])
+    scale_from = "given" if asked.task.scale else "rms of the forces" if found.force_rms else "spread of the energies"
+    told = {True: "given", False: "chosen"}
+    rule = {"gradient": ("gradient of the energy", "conservative"), "direct": ("direct head", "energy drifts in MD")}
+    return [
+        Finding("data", ", ".join(path.name for path in config.data.train), reading.notes[0]),
+        Finding(
+            "labels", ", ".join(f"{label} from '{key}'" for label, key in reading.keys.items()), "found in the file"
+        ),
+        *[Finding("", note) for note in reading.notes[1:]],
+        Finding("theory", section.theory or "not stated", "" if section.theory else "record it by --set task.theory=…"),
+        Finding("energies", section.energy, told["energy" in asked.task.model_fields_set]),
+        Finding("split", parts.note.removeprefix("split: ")),
+        Finding("references", energies + " eV", references.source),
+        Finding("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
+        Finding("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
+        Finding("cutoff", f"{config.model['cutoff']:g} Å", told["cutoff" in asked.model]),
+        Finding("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured"),
+        Finding("forces", *rule[section.forces]),
+        Finding(
+            "loss", " + ".join(f"{t.weight:g} × {q} {t.loss}" for q, t in section.terms.items()), "units of the scale"
+        ),
+        Finding(
+            "batch",
+            f"{training['batch_size']} frames, {batches} batches an epoch",
+            told["batch_size" in asked.training],
+        ),
+        Finding("length", _length(training)),
+        Finding("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads"),
+    ]
+
+
+def _length(training: dict[str, Any]) -> str:
+    """How long the run is, in words."""
+    lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
+    if training["time_s"] is not None:
+        lengths.append(f"{training['time_s'] / 60:g} minutes")
+    return ", whichever comes first: ".join(lengths)
