@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError, nearest
+from covarium.models import MODELS
+from covarium.tasks import TASKS
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -60,7 +62,7 @@ def save(path: Path | str, task: Any, card: Mapping[str, Any], *, models: Models
     Raises:
         CovariumError: the model is not in the table, or the file cannot be written.
     """
-    table = _library_models() if models is None else models
+    table = MODELS if models is None else models
     name = next((name for name, (kind, _) in table.items() if type(task.model) is kind), None)
     if name is None:
         raise CovariumError(f"cannot save a {type(task.model).__name__}: the table of models has {sorted(table)}")
@@ -92,10 +94,8 @@ def load(
     path = Path(path)
     tensors, header = read_file(path, "covarium")
     header, tensors = migrate(path, header, tensors)
-    models = _library_models() if models is None else models
-    tasks = _library_tasks() if tasks is None else tasks
-    model_class, config_class = _entry(path, "model", header.get("model"), models)
-    task_class = _entry(path, "task", header.get("task", {}).get("kind"), tasks)
+    model_class, config_class = _entry(path, "model", header.get("model"), MODELS if models is None else models)
+    task_class = _entry(path, "task", header.get("task", {}).get("kind"), TASKS if tasks is None else tasks)
     config = _config(path, config_class, header["config"])
     # Tables that modules derive at construction get the precision of the weights, not of a later conversion.
     before = torch.get_default_dtype()
@@ -140,11 +140,18 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], key: str, header: Head
     Raises:
         CovariumError: the file cannot be written (no such folder, no space, no permission).
     """
-    # a copy each: safetensors refuses tensors that share memory, such as tied weights
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    plain: Tensors = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory, such as tied weights
+        plain[name] = value.clone() if memory in seen else value
+        seen.add(memory)
     text = json.dumps(header)
-    metadata = {key: text, "sha256": _digest(text, copies)}
-    replace_file(path, lambda place: save_file(copies, place, metadata=metadata))
+    metadata = {key: text, "sha256": _digest(text, plain)}
+    # not save_file: it leaves a temporary file of its own when it is killed, and makes the result private to the user
+    replace_file(path, lambda place: place.write_bytes(to_bytes(plain, metadata=metadata)))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -160,7 +167,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         _to_disk(place)
         os.replace(place, path)
         _to_disk(path.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         place.unlink(missing_ok=True)
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise CovariumError(f"cannot write {path}: {error}{kept}") from error
@@ -255,13 +262,3 @@ def _fill(path: Path, task: nn.Module, tensors: Tensors) -> None:
     task.load_state_dict(tensors)
 
 
-def _library_models() -> Models:
-    from covarium.models import MODELS
-
-    return MODELS
-
-
-def _library_tasks() -> Mapping[str, Any]:
-    from covarium.tasks import TASKS
-
-    return TASKS

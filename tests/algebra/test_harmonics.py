@@ -25,6 +25,7 @@ def degrees(lmax: int) -> np.ndarray:
     return np.concatenate([np.full(2 * l + 1, l) for l in range(lmax + 1)])
 
 
+@pytest.mark.usefixtures("float64_oracle")
 def test_equals_e3nn() -> None:
     v = unit_vectors()
     theirs = o3.spherical_harmonics(list(range(12)), v, normalize=False, normalization="norm")
@@ -33,6 +34,7 @@ def test_equals_e3nn() -> None:
 
 def test_equals_scipy() -> None:
     v = unit_vectors().numpy()
+    v = v[np.abs(v[:, 1]) < 0.99999]  # sin β from cos β loses its digits at the poles
     ours = spherical_harmonics_numpy(v, LMAX)
     alpha = np.arctan2(v[:, 0], v[:, 2])
     for l in range(LMAX + 1):

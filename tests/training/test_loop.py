@@ -24,13 +24,13 @@ class Best:
 
 def test_learns_and_keeps_the_best_averaged_weights(tmp_path):
     task, best, events = toy_task(), Best(), []
-    settings = Settings(epochs=60, lr=1e-2, batch_size=8, ema_decay=0.9, log_every=7)
+    settings = Settings(epochs=60, lr=3e-2, batch_size=8, ema_decay=0.9, log_every=7)
     result = train(task, ToyData(64), ToyData(16, seed=1), settings, tmp_path, save_best=best, progress=events.append)
     first, last = result.history[0], result.history[-1]
-    assert last["forces_mae"] < 0.1 * first["forces_mae"] and last["energy_mae"] < 0.2 * first["energy_mae"]
+    assert last["forces_mae"] < 0.2 * first["forces_mae"] and last["energy_mae"] < 0.05 * first["energy_mae"]
     assert result.best_metric == min(row["score"] for row in result.history) == best.card["score"]
     assert (result.epochs, result.steps, result.reason) == (60, 480, "finished 60 epochs")
-    assert best.card["step"] == result.best_step and best.card["settings"]["lr"] == 1e-2
+    assert best.card["step"] == result.best_step and best.card["settings"]["lr"] == 3e-2
     # what was saved is what was measured
     task.load_state_dict(best.weights)
     task.eval()
@@ -65,16 +65,41 @@ def test_stops_early(tmp_path):
 
 
 def test_time_budget_holds_everything(tmp_path):
-    start, events = time.monotonic(), []
-    settings = Settings(time_s=4.0, lr=1e-3, warmup=0.05, min_lr=0.01)
+    start = time.monotonic()
     result = train(
-        toy_task(), ToyData(64), ToyData(64, seed=1), settings, tmp_path, save_best=Best(), progress=events.append
+        toy_task(), ToyData(64), ToyData(64, seed=1), Settings(time_s=3.0), tmp_path, save_best=Best()
     )
-    assert 3.0 < time.monotonic() - start < 5.0
-    assert result.reason.startswith("used its 4 s")
-    assert events[-1].lr == pytest.approx(1e-5, rel=0.2)
-    assert max(e.lr for e in events) == pytest.approx(1e-3, rel=0.05)
-    assert 5 < len(result.history) < 110 and result.history[-1]["step"] == result.steps
+    assert 2.0 < time.monotonic() - start < 4.0
+    assert result.reason.startswith("used its 3 s") and result.history[-1]["step"] == result.steps
+
+
+def test_schedule_and_evaluations_fit_the_budget(tmp_path, monkeypatch):
+    now, step, evaluation = [0.0], 1.0, 25.0  # seconds on a clock that only work moves
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow(type(toy_task())):
+        def forward(self, batch, rng):
+            now[0] += step
+            return super().forward(batch, rng)
+
+        def metrics(self, batch):
+            now[0] += evaluation
+            return super().metrics(batch)
+
+    torch.manual_seed(3)
+    events = []
+    settings = Settings(time_s=2000.0, lr=1e-3, warmup=0.05, min_lr=0.01)
+    valid = ToyData(8, seed=1)
+    result = train(
+        Slow().double(), ToyData(64), valid, settings, tmp_path, save_best=Best(), progress=events.append
+    )
+    assert 2000 - 2 * step <= now[0] <= 2000 + step
+    assert result.history[-1]["step"] == result.steps == len(events)
+    assert 5 < len(result.history) and evaluation * len(result.history) < 0.1 * 2000 + 2 * evaluation
+    assert events[-1].lr == pytest.approx(1e-5, rel=0.01)
+    assert max(e.lr for e in events) == pytest.approx(1e-3, rel=0.02)
+    fractions = [e.fraction for e in events]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
 
 
 def test_a_bad_frame_is_named_and_its_step_skipped(tmp_path):

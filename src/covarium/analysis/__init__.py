@@ -1,1 +1,1 @@
-"""Judging models: errors, symmetries, smoothness, conservation, and the report of it all."""
+"""Judging models: errors over labelled frames, symmetries, smoothness, consistency, pictures and reports."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from ase.data import covalent_radii
 
 from covarium.data import Frame
-from covarium.systems import AtomGraph, atom_graph
+from covarium.systems import AtomGraph, GraphSpec, atom_graph
 from covarium.tasks import Potential, Prediction
 
 MAX_COST = 20_000  # edges + 4 atoms in one pass
@@ -47,8 +48,10 @@ class Probe:
         table = self.potential.reference_table
         self.potential.reference_table = torch.where(table.isnan(), table, 0.0)
         self.dtype = dtype
-        self.device = potential.scale.device
-        self.spec = potential.model.spec
+        self.device: torch.device = potential.scale.device
+        model: Any = potential.model  # of the model protocol, which nn.Module does not state
+        self.spec: GraphSpec = model.spec
+        self.group: str = model.group
         self.elements = potential.elements
         self.conservative = potential.forces == "gradient"
 
@@ -74,10 +77,11 @@ class Probe:
 
 def frame_graph(potential: Potential, frame: Frame, dtype: torch.dtype) -> AtomGraph:
     """The neighbourhood of one frame as the model of ``potential`` asks for it."""
+    model: Any = potential.model
     return atom_graph(
         frame.numbers,
         frame.positions,
-        potential.model.spec,
+        model.spec,
         cell=frame.cell,
         pbc=frame.pbc,
         charge=frame.charge,
@@ -145,7 +149,7 @@ def cluster(elements: Sequence[int], spacing: float, count: int = 9, seed: int =
 
 
 def crystal(elements: Sequence[int], spacing: float, seed: int = 0) -> Frame:
-    """Four disturbed atoms in a skewed periodic cell, smaller than most cutoffs, so that atoms meet their own images."""
+    """Four disturbed atoms in a skewed periodic cell, smaller than most cutoffs: atoms meet their own images."""
     rng = np.random.default_rng(seed)
     cell = spacing * np.array([[2.2, 0.1, 0.0], [0.3, 2.3, -0.1], [-0.2, 0.15, 1.2]])
     fractions = np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.1], [0.0, 0.5, 0.2], [0.5, 0.5, 0.0]])

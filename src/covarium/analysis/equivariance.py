@@ -121,7 +121,7 @@ def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: i
         samples: random elements.
         seed: of the elements.
     """
-    group = probe.potential.model.group
+    group = probe.group
     found = check_equivariance(probe.predict, probe.system([frame]), group, samples, seed)
     return [
         Check(f"{group} {name}", d.relative, level, f"{samples} elements, largest {d.absolute:.1e}")
@@ -131,7 +131,7 @@ def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: i
 
 def inversion(probe: Probe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
-    group = probe.potential.model.group
+    group = probe.group
     found = check_equivariance(probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1)
     value = max(d.relative for d in found.values())
     if group in ("SE(3)", "SO(3)"):

@@ -158,12 +158,14 @@ class Evaluation:
         rows = [_row(NAMES[name], name, total[name]) for name in NAMES if name in total]
         if "forces" in total:
             norm = total["forces"]["norm"]
-            rows.append(("force vector", _number(norm * 1e3), "", "meV/Å", _number(norm / KCAL_PER_MOL), "", "kcal/mol/Å"))
+            milli, kcal = _number(norm * 1e3), _number(norm / KCAL_PER_MOL)
+            rows.append(("force vector", milli, "", "meV/Å", kcal, "", "kcal/mol/Å"))
             rows.append(("force direction", _cosine(total["forces"]), "", "mean cosine", "", "", ""))
         header = ("error", "MAE", "RMSE", "unit", "MAE", "RMSE", "unit")
         tables = [Table(f"Errors over {len(self.predictions):,} frames", header, tuple(rows))]
         elements = [
-            (symbol, f"{entry['atoms']:,}", *_force_cells(entry["forces"])) for symbol, entry in self.per_element().items()
+            (symbol, f"{entry['atoms']:,}", *_force_cells(entry["forces"]))
+            for symbol, entry in self.per_element().items()
         ]
         if len(elements) > 1:
             cells = ("MAE meV/Å", "RMSE meV/Å", "MAE kcal/mol/Å", "cosine")
@@ -193,12 +195,12 @@ def evaluate(
         progress: called with (frames done, all frames) after every batch.
 
     Raises:
-        CovariumError: no frames, no labels at all, an unknown element, or a prediction that is not finite; the frame is named.
+        CovariumError: no frames, no labels at all, or what ``predict_frames`` refuses.
     """
     if not frames:
         raise CovariumError("nothing to evaluate: the file has no frames")
     if not any(frame.labels for frame in frames):
-        raise CovariumError("nothing to compare with: no frame has energy, forces or stress; use predict instead of evaluate")
+        raise CovariumError("nothing to compare with: no frame has energy, forces or stress; use predict instead")
     forces = any("forces" in frame.labels for frame in frames)
     stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.forces == "gradient"
     stream = predict_frames(potential, frames, forces=forces, stress=stress, max_cost=max_cost, progress=progress)
@@ -316,7 +318,8 @@ def summarise(predictions: Sequence[FramePrediction]) -> dict[str, dict[str, flo
     predicted, labels, _ = _forces(predictions)
     if len(labels):
         out["forces"] = _force_errors(predicted, labels)
-    stress = [p.stress - p.frame.labels["stress"] for p in predictions if p.stress is not None and "stress" in p.frame.labels]
+    stressed = [p for p in predictions if "stress" in p.frame.labels]
+    stress = [p.stress - p.frame.labels["stress"] for p in stressed if p.stress is not None]
     if stress:
         out["stress"] = _mae_rmse(np.stack(stress))
     return out
@@ -345,7 +348,7 @@ def _mae_rmse(error: np.ndarray) -> dict[str, float]:
 
 
 def _force_errors(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Over components, and over vectors; the mean cosine is over atoms on which both forces are non-zero, if there are."""
+    """Over components, and over vectors; the mean cosine is over atoms on which both forces are non-zero, if any."""
     error = predicted - labels
     lengths = np.linalg.norm(predicted, axis=1) * np.linalg.norm(labels, axis=1)
     turned = lengths > 0
@@ -356,6 +359,7 @@ def _force_errors(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]
 
 def _number(value: float) -> str:
     """Four significant digits, without an exponent where that is readable."""
+    value = float(f"{value:.4g}")
     if value == 0:
         return "0"
     if not 1e-3 <= abs(value) < 1e6:

@@ -10,19 +10,17 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from ase.data import chemical_symbols
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from covarium.analysis.conservation import energy_drift as drift_rate
 from covarium.analysis.errors import Evaluation
 from covarium.errors import CovariumError
 
@@ -32,7 +30,7 @@ GREY = "#8c959f"
 # the darkest part of viridis vanishes on black
 DENSITY = LinearSegmentedColormap.from_list("density", mpl.colormaps["viridis"](np.linspace(0.22, 0.95, 64)))
 MAX_POINTS = 40_000
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's own type lists every parameter there is
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.edgecolor": INK,
@@ -44,6 +42,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.formatter.useoffset": False,
     "grid.color": GREY,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
@@ -105,7 +104,8 @@ def parity(evaluation: Evaluation) -> Figure:
         if name == "energy":
             factor, unit = (1.0, "eV/atom") if np.abs(labels).max() > 1 else (1e3, "meV/atom")
             _parity(ax, factor * labels, factor * predicted, unit)
-            ax.set(title="Energy per atom − element references", xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
+            ax.set(title="Energy per atom − element references")
+            ax.set(xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
         else:
             _parity(ax, force_labels.ravel(), force.ravel(), "eV/Å")
             ax.set(title="Force components", xlabel="label (eV/Å)", ylabel="prediction (eV/Å)")
@@ -145,14 +145,15 @@ def force_error_against_magnitude(evaluation: Evaluation) -> Figure:
     figure, (ax,) = _figure("force error", 5.6, 3.9, 1, 1)
     _cloud(ax, np.log10(size), np.log10(error), size, error)
     ax.set(xlabel="labelled force on the atom (eV/Å)", ylabel="length of the force error (meV/Å)")
-    _logarithmic(ax.xaxis, size)
-    _logarithmic(ax.yaxis, error)
+    _logarithmic(ax, "x", size)
+    _logarithmic(ax, "y", error)
     order = np.argsort(size)
     bins = [part for part in np.array_split(order, min(12, max(1, len(order) // 10))) if len(part)]
     middle = [np.median(size[part]) for part in bins]
     low, median, high = np.array([np.percentile(error[part], (25, 50, 75)) for part in bins]).T
-    ax.fill_between(middle, low, high, color=ORANGE, alpha=0.25, linewidth=0, label="quartiles")
-    ax.plot(middle, median, color=ORANGE, marker="o", markersize=3.5, label="median")
+    ax.plot(middle, median, color=ORANGE, marker="o", markersize=3.5, zorder=3, label="median")
+    for values, label in ((low, "quartiles"), (high, None)):
+        ax.plot(middle, values, color=ORANGE, linestyle="--", linewidth=1.3, zorder=3, label=label)
     ax.legend(loc="upper left")
     return figure
 
@@ -185,7 +186,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
             ax.plot(log["step"][keep], factor * log[name][keep], color=colour, marker=marker, markersize=3, label=name)
         values = factor * np.concatenate([log[name] for name in names])
         values = values[np.isfinite(values)]
-        _logarithmic(ax.yaxis, values)
+        _logarithmic(ax, "y", values)
         best = float(values.min())
         ax.set(title=title, xlabel="step", ylabel="MAE (" + unit + ")" if unit != "loss" else unit)
         if unit != "loss":
@@ -204,19 +205,26 @@ def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
         time: [T] fs.
         energy: [T] total energy, eV.
         atoms: number of atoms.
+
+    Raises:
+        CovariumError: fewer than three moments, or values that are not finite.
     """
-    rate = drift_rate(time, energy, atoms)
+    if len(time) < 3 or len(time) != len(energy):
+        raise CovariumError(f"a drift needs three or more times with an energy each, got {len(time)} and {len(energy)}")
+    if not (np.isfinite(time).all() and np.isfinite(energy).all()):
+        raise CovariumError("times or energies of the run are not finite; the simulation failed before its end")
     t, change = (time - time[0]) / 1e3, (energy - energy[0]) * 1e3 / atoms
+    slope, start = np.polyfit(t, change, 1)
     figure, (top, bottom) = _figure("drift", 6.4, 4.6, 2, 1, sharex=True)
     many = len(t) > 5000
     top.plot(t, change, color=BLUE, linewidth=0.9, label="total energy", rasterized=many)
-    line = np.polyval(np.polyfit(t, change, 1), t)
-    top.plot(t, line, color=ORANGE, linestyle="--", linewidth=1.6, label=f"drift {rate:+.3g} meV/atom/ps")
+    label = f"drift {slope:+.3g} meV/atom/ps"
+    top.plot(t[[0, -1]], start + slope * t[[0, -1]], color=ORANGE, linestyle="--", linewidth=1.6, label=label)
     top.set_ylabel("E − E₀ (meV/atom)")
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     size = np.abs(change)
     bottom.plot(t[size > 0], size[size > 0], color=BLUE, linewidth=0.7, rasterized=many)
-    _logarithmic(bottom.yaxis, size[size > 0])
+    _logarithmic(bottom, "y", size[size > 0])
     bottom.set(xlabel="time (ps)", ylabel="|E − E₀| (meV/atom)")
     return figure
 
@@ -240,8 +248,8 @@ def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None
         bottom.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g} eV/Å")
         bottom.legend()
     bottom.set(xlabel="step", ylabel="force (eV/Å)")
-    _logarithmic(bottom.yaxis, fmax)
-    bottom.xaxis.get_major_locator().set_params(integer=True)
+    _logarithmic(bottom, "y", fmax)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -261,11 +269,12 @@ def _parity(ax: Axes, labels: np.ndarray, predicted: np.ndarray, unit: str, *, c
     _cloud(ax, labels, predicted, labels, predicted)
     ax.set(xlim=limits, ylim=limits, aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(4 if compact else 5))
-    factor, small = (1e3, "m") if unit.startswith("eV/Å") else (1.0, "")
-    mae, rmse = np.abs(predicted - labels).mean() * factor, np.sqrt(np.square(predicted - labels).mean()) * factor
-    text = f"MAE {mae:.3g}" if compact else f"MAE {mae:.3g}\nRMSE {rmse:.3g} {small}{unit}"
-    ax.text(0.04, 0.96, text + (f" {small}{unit}" if compact else ""), transform=ax.transAxes, va="top")
+        axis.set_major_locator(MaxNLocator(4))
+    if unit.startswith("eV"):
+        labels, predicted, unit = 1e3 * labels, 1e3 * predicted, "m" + unit
+    mae, rmse = np.abs(predicted - labels).mean(), np.sqrt(np.square(predicted - labels).mean())
+    text = f"MAE {mae:.3g} {unit}" if compact else f"MAE {mae:.3g} {unit}\nRMSE {rmse:.3g} {unit}"
+    ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top")
 
 
 def _cloud(ax: Axes, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
@@ -285,11 +294,12 @@ def _cloud(ax: Axes, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray)
     ax.scatter(x[chosen], y[chosen], s=5, c=density[chosen], cmap=DENSITY, linewidths=0, zorder=2, rasterized=True)
 
 
-def _logarithmic(axis: Axis, values: np.ndarray) -> None:
+def _logarithmic(ax: Axes, which: Literal["x", "y"], values: np.ndarray) -> None:
     """A logarithmic axis with plain numbers on its ticks, if all values are positive."""
     if not len(values) or not (values > 0).all():
         return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
     decades = float(np.log10(values.max() / values.min()))
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.7 else (1.0,)))
     if decades < 6:

@@ -1,4 +1,4 @@
-"""Is the energy smooth, and are forces and stress its derivatives? Finite differences and pairs dragged through borders.
+"""Is the energy smooth, and are forces and stress its derivatives? Finite differences and atoms dragged across borders.
 
 Levels are those a conservative float64 potential can be held to; energies in eV, lengths in Å.
 """
@@ -17,6 +17,7 @@ from covarium.errors import CovariumError
 
 # fourth-order central difference: f' ≈ Σ c f(x + k h) / h
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # of symmetric strain components
 
 
 def finite_difference_forces(
@@ -72,9 +73,6 @@ def finite_difference_stress(probe: Probe, frame: Frame, *, h: float = 1e-4, lev
     return Check("stress = dE/dε / V (eV/Å³)", value, level, f"6 strains, 5 points, h = {h:g}")
 
 
-PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-
-
 def _derivative(
     probe: Probe, moved: Callable[[int, float], Frame], coordinates: Sequence[int], h: float
 ) -> torch.Tensor:
@@ -85,7 +83,7 @@ def _derivative(
 
 
 def cutoff_jump(
-    probe: Probe, *, h: float = 1e-4, energy_level: float = 1e-9, force_level: float = 1e-7
+    probe: Probe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
 ) -> tuple[Check, Check]:
     """Jump of energy (eV) and forces (eV/Å) where an atom passes through the cutoff of another.
 
@@ -107,7 +105,7 @@ def cutoff_jump(
 
 
 def rule_jump(
-    probe: Probe, *, h: float = 1e-4, energy_level: float = 1e-9, force_level: float = 1e-7
+    probe: Probe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
 ) -> tuple[Check, Check]:
     """Jump of energy and forces where the k-th and the (k + 1)-th neighbour of an atom change places.
 

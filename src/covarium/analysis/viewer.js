@@ -69,13 +69,15 @@ for (const root of document.querySelectorAll(".viewer")) {
   }
 
   function arrow(i) {
-    const length = 0.6 * frame.radius * 0.5 / frame.worst;
+    const length = 1.5 / frame.worst; // the largest error is drawn 1.5 Å long
     const a = places[i], b = project(frame.positions[i].map((x, k) => x + frame.errors[i][k] * length));
     const away = Math.hypot(b.x - a.x, b.y - a.y);
-    if (away < 3) return;
+    if (away < 0.15 * a.scale) return;
     const u = { x: (b.x - a.x) / away, y: (b.y - a.y) / away };
-    line(a, b, "#d55e00", 2.5);
-    for (const side of [-1, 1]) line(b, { x: b.x - 7 * u.x - 4 * side * u.y, y: b.y - 7 * u.y + 4 * side * u.x }, "#d55e00", 2.5);
+    const thickness = Math.min(2.5, 0.09 * a.scale);
+    line(a, b, "#d55e00", thickness);
+    const head = Math.min(8, 0.3 * a.scale, away / 2);
+    for (const side of [-0.6, 0.6]) line(b, { x: b.x - head * (u.x + side * u.y), y: b.y - head * (u.y - side * u.x) }, "#d55e00", thickness);
   }
 
   const ink = () => getComputedStyle(canvas).color;

@@ -8,32 +8,34 @@ from typing import Annotated
 
 import typer
 
+from covarium import __version__
 from covarium.cli import training, using
 from covarium.errors import CovariumError
 
 app = typer.Typer(
     name="covarium",
-    help="Equivariant transformers for atoms: train them on your data, judge them, and simulate with them.",
     epilog="--debug, anywhere on the line, shows where an error came from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo,
-):  # fmt: skip
+for command in (training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo):
     app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    if version:
-        from covarium import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
+    """Equivariant transformers for atoms: train them on your data, judge them, and simulate with them."""
 
 
 def main() -> None:

@@ -43,12 +43,13 @@ def simulated(text: str) -> float:
 
 
 Model = Annotated[Path, Argument(help="Trained model: a .safetensors file, or the folder of a run.", metavar="MODEL")]
-Files = Annotated[
-    list[Path], Argument(help="Structures: what ASE reads, plain or compressed, or npz.", metavar="FILE...")
-]
+Files = Annotated[list[Path], Argument(help="Structures: what ASE reads, plain or compressed, or npz.", metavar="FILE")]
 File = Annotated[Path, Argument(help="Structure: anything ASE reads.", metavar="FILE")]
-Device = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1 …  [default: cuda where there is one]")]
-Precision = Annotated[Dtype | None, Option("--dtype", help="Precision of the arithmetic.  [default: the model's own]")]
-Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads.  [default: torch's choice]")]
+Device = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1 … Default: cuda where there is one.")]
+Precision = Annotated[Dtype | None, Option("--dtype", help="Precision of the arithmetic. Default: the model's own.")]
+Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads. Default: torch's choice.")]
 Seed = Annotated[int, Option("--seed", min=0, help="Seed of everything random.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace results that are already there.")]
+Settings = Annotated[
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.lmax=3 or data.keys.energy=E_dft."),
+]

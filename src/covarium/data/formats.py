@@ -79,6 +79,9 @@ def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]
                 unpacked = Path(folder) / path.stem
                 with opener(path, "rb") as packed, unpacked.open("wb") as out:
                     shutil.copyfileobj(packed, out)
+                for neighbour in ("CONTCAR", "POSCAR"):  # an OUTCAR keeps its fixed atoms there
+                    if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
+                        shutil.copy(path.parent / neighbour, folder)
                 records = _load_plain(unpacked, str(path), keys, limit)
     except CovariumError:
         raise
@@ -112,9 +115,9 @@ def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) 
     if atoms.calc is not None:
         # results, not get_forces(): that would zero the forces of constrained atoms
         values.update(atoms.calc.results)
-        parameters = getattr(atoms.calc, "parameters", {})
-        if "gga" in parameters and "gga" not in values:
-            values["gga"] = parameters["gga"]
+        functional = getattr(atoms.calc, "parameters", {}).get("gga", "--")
+        if functional != "--":  # VASP's word for "as the pseudopotentials have it"
+            values.setdefault("gga", functional)
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):

@@ -35,34 +35,33 @@ def fits(label: str, value: Any, atoms: int) -> bool:  # noqa: ANN401  (a foreig
     return array.shape == ()
 
 
-def choose(records: Sequence[Record], label: str, given: str | None, notes: list[str]) -> str | None:
+def choose(records: Sequence[Record], label: str, given: Mapping[str, str], notes: list[str]) -> str | None:
     """The key that holds a label in all records, None if no usual name occurs.
 
     Args:
         records: of all files together.
         label: a key of ``LABELS``.
-        given: the user's choice.
+        given: the user's choices, by label; a key given to one label is not taken for another.
         notes: what was decided between several keys is added here.
 
     Raises:
         CovariumError: the given key does not exist or never has the label's shape, or several usual names hold
             different values.
     """
-    if given is not None:
-        has = [record for record in records if given in record.values]
-        if not has:
-            raise CovariumError(
-                f"{records[0].source} has no key '{given}' for {label}{nearest(given, keys_of(records))}; "
-                f"it has {listed(records)}"
-            )
-        return given
+    if label in given:
+        key = given[label]
+        if all(key not in record.values for record in records):
+            hint = nearest(key, keys_of(records))
+            raise CovariumError(f"{records[0].source} has no key '{key}' for {label}{hint}; it has {listed(records)}")
+        return key
+    taken = set(given.values())
     usual = LABELS[label]
     rank = {name: place for place, name in enumerate(usual)}
     count: Counter[str] = Counter()
     for record in records:
         atoms = len(record.numbers)
         count.update(key for key, value in record.values.items() if plain(key) in rank and fits(label, value, atoms))
-    found = sorted(count, key=lambda key: (rank[plain(key)], key))
+    found = sorted(count.keys() - taken, key=lambda key: (rank[plain(key)], key))
     if label == "energy" and len(found) > 1:
         found = _set_aside_free_energy(records, found, notes)
     if not found:

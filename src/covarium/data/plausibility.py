@@ -117,7 +117,8 @@ def _energy_differences(frames: Sequence[Frame]) -> Finding | None:
         return Finding(told, False)
     cause = "the units of energy, length and forces do not belong together"
     if middle < 0:
-        cause = "the forces look like gradients, of the wrong sign" + ("" if -1.25 < middle < -0.8 else f", and {cause}")
+        sign = "the forces look like gradients, of the wrong sign"
+        cause = sign if -1.25 < middle < -0.8 else f"{sign}, and {cause}"
     return Finding(f"{told}, expected 1: {cause}", True)
 
 
@@ -126,8 +127,6 @@ def _near_pairs(family: Sequence[Frame]) -> list[tuple[float, float]]:
     first = family[0]
     positions = np.array([frame.positions for frame in family])
     inverse = np.linalg.inv(first.cell) if first.pbc.all() else None
-    if not first.pbc.any():
-        positions = positions - positions.mean(axis=1, keepdims=True)
     pairs = []
     for k, frame in enumerate(family):
         step = positions - positions[k]

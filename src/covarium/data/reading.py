@@ -71,22 +71,16 @@ def read(
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
-    chosen = {label: labelling.choose(records, label, keys.get(label), notes) for label in LABELS}
-    for label in need:
-        if chosen[label] is None and not (label == "stress" and chosen["virial"]):
-            if label == "forces" and all(len(record.numbers) == 1 for record in records):
-                continue
-            raise CovariumError(
-                f"{records[0].source} has no {label} under a usual name; its keys are {labelling.listed(records)}. "
-                f"Name one with --set data.keys.{label}=KEY"
-            )
+    left_out: list[str] = []
+    chosen = _choose(records, keys, need, notes, left_out)
     group = labelling.group_key(records, keys.get("group"))
-    values, left_out = _labels(records, chosen, need, file_units, notes)
+    values = _labels(records, chosen, need, file_units, notes, left_out)
     _check_charges(records, chosen)
     frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
-    notes.append("labels: " + ", ".join(f"{label} from '{key}'" for label, key in chosen.items() if key is not None))
-    _check_values(frames, file_units, notes)
     used = {label: key for label, key in chosen.items() if key is not None}
+    notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
+    used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
+    _check_values(frames, file_units, notes)
     if group is not None:
         used["group"] = group
         notes.append(f"groups for splitting from '{group}'")
@@ -119,12 +113,40 @@ def _contents(records: Sequence[Record]) -> str:
     return f"{len(records)} frames of {atoms} atoms, elements {names}, {directions}"
 
 
+def _choose(
+    records: Sequence[Record], keys: Mapping[str, str], need: Sequence[str], notes: list[str], left_out: list[str]
+) -> dict[str, str | None]:
+    """The key of each label; what is unclear is refused if it is needed, else left out."""
+    chosen: dict[str, str | None] = {}
+    for label in LABELS:
+        optional = label not in need and label not in keys and label in (*LABEL_UNITS, "virial")
+        try:
+            chosen[label] = labelling.choose(records, label, keys, notes)
+        except CovariumError as error:
+            if not optional:
+                raise
+            chosen[label] = None
+            left_out.append(f"{label} is left out. {error}")
+    for label in need:
+        found = chosen[label] or (label == "stress" and chosen["virial"])
+        if not found and not (label == "forces" and all(len(record.numbers) == 1 for record in records)):
+            raise CovariumError(
+                f"{records[0].source} has no {label} under a usual name; its keys are {labelling.listed(records)}. "
+                f"Name one with --set data.keys.{label}=KEY"
+            )
+    return chosen
+
+
 def _labels(
-    records: Sequence[Record], chosen: dict[str, str | None], need: Sequence[str], units: Units, notes: list[str]
-) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """The labels of each record in eV and Å, the same ones for all, and what was left out."""
+    records: Sequence[Record],
+    chosen: dict[str, str | None],
+    need: Sequence[str],
+    units: Units,
+    notes: list[str],
+    left_out: list[str],
+) -> list[dict[str, np.ndarray]]:
+    """The labels of each record in eV and Å, the same ones for all."""
     values: list[dict[str, np.ndarray]] = [{} for _ in records]
-    left_out: list[str] = []
     for label in LABEL_UNITS:
         name = "virial" if label == "stress" and chosen["stress"] is None else label
         key = chosen[name]
@@ -145,7 +167,7 @@ def _labels(
         for value, slot in zip(column, values, strict=True):
             if value is not None:
                 slot[label] = value
-    return values, left_out
+    return values
 
 
 def _incomplete(
@@ -159,10 +181,13 @@ def _incomplete(
             f"{missing[0].where} is the first of {len(missing)} frames of {len(records)} without {label} '{key}'"
             f"{volume}; leave these frames out or label them"
         )
-    several = any(len(record.numbers) > 1 for record in records)
-    if label != "energy" and several and not any(value.any() for value in column if value is not None):
-        return f"{records[0].source}: {label} '{key}' is exactly zero in all frames; it was lost on writing"
-    return None
+    if label == "energy" or any(value.any() for value in column if value is not None):
+        return None
+    # forces vanish by symmetry for single atoms and in perfect crystals, which have another cell in each frame
+    cells = {record.cell.tobytes() for record in records if record.pbc.all()}
+    if label == "forces" and (all(len(record.numbers) == 1 for record in records) or len(cells) == len(records)):
+        return None
+    return f"{records[0].source}: {label} '{key}' is exactly zero in all frames; it was lost on writing"
 
 
 def _fill_single_atoms(

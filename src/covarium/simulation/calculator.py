@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from covarium.errors import CovariumError
 from covarium.simulation.skin import Pairs, SkinList
-from covarium.systems import AtomGraph
+from covarium.systems import AtomGraph, GraphSpec
 from covarium.tasks import Potential, Prediction
 
 
 class StressUndefinedError(CovariumError, PropertyNotImplementedError):
-    """Stress was asked of a structure without three periodic directions; ASE treats it as a property not implemented."""
+    """Stress of a structure without three periodic directions; for ASE, a property that is not implemented."""
 
 
 class NotFiniteError(CovariumError):
@@ -72,7 +72,7 @@ class Calculator(BaseCalculator):
         parameter = next((p for p in self.potential.parameters() if p.is_floating_point()), None)
         self._dtype = dtype or (torch.float64 if parameter is None else parameter.dtype)
         self._device = self.potential.scale.device
-        self.neighbours = SkinList(self.potential.model.spec, skin)
+        self.neighbours = SkinList(cast(GraphSpec, self.potential.model.spec), skin)
         self.pairs: Pairs | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
@@ -80,8 +80,8 @@ class Calculator(BaseCalculator):
         last = self.atoms
         if last is None:
             return list(all_changes)
-        changes = [name for name in ("numbers", "positions") if not np.array_equal(last.arrays[name], atoms.arrays[name])]
-        changes += [name for name in ("cell", "pbc") if not np.array_equal(getattr(last, name), getattr(atoms, name))]
+        names = ("numbers", "positions", "cell", "pbc")
+        changes = [name for name in names if not np.array_equal(getattr(last, name), getattr(atoms, name))]
         changes += [name for name in ("charge", "spin") if last.info.get(name, 0) != atoms.info.get(name, 0)]
         return changes
 
@@ -91,14 +91,14 @@ class Calculator(BaseCalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Everything in one pass; the stress too where it costs no extra pass, so that answers do not depend on the order asked."""
-        self.results: dict[str, Any] = {}
+        """Everything in one pass; the stress too where it needs none of its own, whatever is asked for first."""
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise StressUndefinedError(
                 f"stress is undefined: pbc is {atoms.pbc.tolist()}, and only a structure that is periodic in three "
                 "directions has a volume"
             )
+        self.results: dict[str, Any] = {}
         stress = periodic and (self.potential.forces == "gradient" or "stress" in properties)
         self.pairs = None
         graph = self._graph(atoms)
@@ -143,8 +143,8 @@ def _results(prediction: Prediction, atoms: Atoms) -> dict[str, Any]:
         if not np.isfinite(values[name]).all():
             atom = int(np.argwhere(~np.isfinite(values[name]))[0, 0])
             raise NotFiniteError(
-                f"the model's {name} are not finite: atom {atom} ({atoms.symbols[atom]}) has {values[name][atom].tolist()}; "
-                "the structure is far from what the model was trained on, or the model is broken"
+                f"the model's {name} are not finite: atom {atom} ({atoms.symbols[atom]}) has "
+                f"{values[name][atom].tolist()}; the structure is far from the training data, or the model is broken"
             )
     if not np.isfinite(energy) or not np.isfinite(values.get("stress", 0.0)).all():
         raise NotFiniteError("the model's energy or stress is not finite")

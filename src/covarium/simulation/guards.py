@@ -24,8 +24,8 @@ FRACTION = 0.5  # of the sum of the covalent radii; the shortest real bonds (H�
 HOTTER = 10.0  # times the reference temperature
 
 DIRECT_FORCES = (
-    "this potential has direct forces: they are not the gradient of its energy, so energy is not conserved and minima of "
-    "the energy are not where the forces vanish; use a potential with gradient forces for dynamics and relaxations"
+    "this potential has direct forces: they are not the gradient of its energy, so energy is not conserved and the "
+    "forces do not vanish at its minima; use a potential with gradient forces for dynamics and relaxations"
 )
 
 
@@ -57,8 +57,8 @@ def overlap(calculator: Calculator, atoms: Atoms) -> Halt | None:
     j, i = int(source[worst]), int(target[worst])
     return Halt(
         "overlap",
-        f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are {pairs.squares[worst] ** 0.5:.3f} Å apart, closer "
-        f"than {limits[worst]:.3f} Å; the model has left what it was trained on, or the structure starts with a clash",
+        f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are {pairs.squares[worst] ** 0.5:.3f} Å apart, "
+        f"closer than {limits[worst]:.3f} Å; the model has left its training data, or the structure starts with a clash",
     )
 
 
@@ -99,5 +99,5 @@ def require_volume(atoms: Atoms, purpose: str) -> None:
     """
     if not atoms.pbc.all():
         raise CovariumError(
-            f"{purpose} needs three periodic directions, but pbc is {atoms.pbc.tolist()}: without them there is no volume"
+            f"{purpose} needs three periodic directions, or there is no volume; pbc is {atoms.pbc.tolist()}"
         )

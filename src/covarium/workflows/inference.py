@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from covarium.workflows.device import DTYPES, choose_device, use_threads
 
 DEFAULT_MODEL = "equiformer_v2"
 WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 1.0}  # of loss terms that no one has set
-STEPS = 20_000  # of a run that was given no length
+LENGTHS = ("epochs", "steps", "time_s")
+TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
 SIZES = ("num_layers", "lmax", "mmax", "sphere_channels")  # shown of a model that has them
@@ -199,8 +201,8 @@ def _assemble(model: torch.nn.Module, section: TaskSection, dtype: torch.dtype) 
 def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
     """The training settings without gaps."""
     given = {"seed": config.seed, **config.training}
-    if all(given.get(length) is None for length in ("epochs", "steps", "time_s")):
-        given["steps"] = STEPS
+    if all(given.get(length) is None for length in LENGTHS):
+        given["time_s"] = TIME
     if given.get("batch_size") is None:
         room = max(1, int(MOST_ATOMS / found.average_atoms))
         given["batch_size"] = max(1, min(round(frames / STEPS_PER_EPOCH), 32, room))
@@ -231,45 +233,37 @@ def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
 def _findings(asked: RunConfig, config: RunConfig, parts: Parts, found: Statistics, task: Potential) -> list[Finding]:
     """The lines that are shown before a run begins."""
     reading, section, training = parts.reading, config.task, config.training
-    references = found.references
-    energies = ", ".join(f"{chemical_symbols[z]} {energy:.3f}" for z, energy in references.energies.items())
+    energies = ", ".join(f"{chemical_symbols[z]} {energy:.3f}" for z, energy in found.references.energies.items())
     parameters = sum(p.numel() for p in task.parameters())
     sizes = ", ".join(f"{name} {config.model[name]}" for name in SIZES if name in config.model)
     batches = -(-len(parts.train) // training["batch_size"])
     scale_from = "given" if asked.task.scale else "rms of the forces" if found.force_rms else "spread of the energies"
     told = {True: "given", False: "chosen"}
     rule = {"gradient": ("gradient of the energy", "conservative"), "direct": ("direct head", "energy drifts in MD")}
-    return [
-        Finding("data", ", ".join(path.name for path in config.data.train), reading.notes[0]),
-        Finding(
-            "labels", ", ".join(f"{label} from '{key}'" for label, key in reading.keys.items()), "found in the file"
-        ),
-        *[Finding("", note) for note in reading.notes[1:]],
-        Finding("theory", section.theory or "not stated", "" if section.theory else "record it by --set task.theory=…"),
-        Finding("energies", section.energy, told["energy" in asked.task.model_fields_set]),
-        Finding("split", parts.note.removeprefix("split: ")),
-        Finding("references", energies + " eV", references.source),
-        Finding("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
-        Finding("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
-        Finding("cutoff", f"{config.model['cutoff']:g} Å", told["cutoff" in asked.model]),
-        Finding("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured"),
-        Finding("forces", *rule[section.forces]),
-        Finding(
-            "loss", " + ".join(f"{t.weight:g} × {q} {t.loss}" for q, t in section.terms.items()), "units of the scale"
-        ),
-        Finding(
-            "batch",
-            f"{training['batch_size']} frames, {batches} batches an epoch",
-            told["batch_size" in asked.training],
-        ),
-        Finding("length", _length(training)),
-        Finding("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads"),
+    loss = " + ".join(f"{t.weight:g} × {quantity} {t.loss}" for quantity, t in section.terms.items())
+    rows = [
+        ("data", ", ".join(path.name for path in config.data.train), ""),
+        *[("", note, "") for note in reading.notes],
+        ("theory", section.theory or "not stated", "" if section.theory else "record it by --set task.theory=…"),
+        ("energies", section.energy, "given" if "energy" in asked.task.model_fields_set else "assumed"),
+        ("split", parts.note.removeprefix("split: "), ""),
+        ("references", f"{energies} eV", found.references.source),
+        ("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
+        ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
+        ("cutoff", f"{config.model['cutoff']:g} Å", told["cutoff" in asked.model]),
+        ("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured"),
+        ("forces", *rule[section.forces]),
+        ("loss", loss, "units of the scale"),
+        ("batch", f"{training['batch_size']} frames, {batches} an epoch", told["batch_size" in asked.training]),
+        ("length", _length(training), told[any(name in asked.training for name in LENGTHS)]),
+        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
     ]
+    return [Finding(*row) for row in rows]
 
 
 def _length(training: dict[str, Any]) -> str:
     """How long the run is, in words."""
     lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
     if training["time_s"] is not None:
-        lengths.append(f"{training['time_s'] / 60:g} minutes")
-    return ", whichever comes first: ".join(lengths)
+        lengths.append(str(timedelta(seconds=training["time_s"])) + " h")
+    return " or ".join(lengths) + (", whichever comes first" if len(lengths) > 1 else "")

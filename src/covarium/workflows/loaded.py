@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from covarium import checkpoint
 from covarium.analysis.errors import predict_frames
-from covarium.data import Frame
+from covarium.data import Frame, read
 from covarium.errors import CovariumError, nearest
 from covarium.tasks import Potential
 from covarium.workflows.device import DTYPES, choose_device
@@ -131,3 +134,74 @@ def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
         source=source,
         index=index,
     )
+
+
+def as_atoms(frame: Frame, results: Mapping[str, Any] | None = None) -> Atoms:
+    """ASE atoms of a frame, with ``results`` (energy, forces, stress as [3, 3]) in a calculator of their own."""
+    atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+    for name, value in (("charge", frame.charge), ("spin", frame.spin)):
+        if value:
+            atoms.info[name] = value
+    if frame.config_type:
+        atoms.info["config_type"] = frame.config_type
+    if frame.fixed.any():
+        atoms.set_constraint(FixAtoms(mask=frame.fixed))
+    if results is not None:
+        known = dict(results)
+        if "stress" in known:
+            known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
+        atoms.calc = SinglePointCalculator(atoms, **known)
+    return atoms
+
+
+def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
+    """One structure of a file, and a line that says which.
+
+    Args:
+        path: what ``covarium.data.read`` reads.
+        index: from 0, negative from the end; None for the only one, or else the last.
+
+    Raises:
+        CovariumError: the file cannot be read or has no such structure.
+    """
+    frames = read([path], need=()).frames
+    chosen = -1 if index is None else index
+    if not -len(frames) <= chosen < len(frames):
+        raise CovariumError(f"'{path}' has {len(frames)} structures, counted from 0; there is no {chosen}")
+    frame = frames[chosen]
+    which = f"structure {frame.index} of {len(frames)} in {path}" if len(frames) > 1 else str(path)
+    return as_atoms(frame), f"{which}: {len(frame.numbers)} atoms"
+
+
+def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
+    """Title → lines (what, value, remark) about a model, for printing."""
+    potential, header = loaded.potential, loaded.header
+    card, semantics = header["card"], potential.semantics
+    run = card.get("run", {})
+    references = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in potential.references.items())
+    parameters = sum(p.numel() for p in potential.model.parameters())
+    precision = next(iter(potential.model.parameters())).dtype
+    rule = {"gradient": "gradient of the energy", "direct": "direct head"}[potential.forces]
+    warning = "" if potential.forces == "gradient" else "not conservative: energy drifts in MD"
+    about = [
+        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
+        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+        ("symmetry", potential.model.group, ""),
+        ("elements", " ".join(chemical_symbols[z] for z in potential.elements), "others are refused"),
+        ("energies", semantics.kind, semantics.functional or "level of theory not stated"),
+        ("references", f"{references} eV", ""),
+        ("forces", rule, warning),
+        ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
+        ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),
+    ]
+    training = [("data", file, "") for file in run.get("data", {}).get("train", [])]
+    for name in ("training_frames", "validation_frames", "step", "epoch", "covarium", "torch"):
+        if name in card:
+            training.append((name.replace("_", " "), str(card[name]), ""))
+    errors = [
+        (name.replace("_", " "), f"{card[name]:.4g}", "eV, Å; on the validation frames")
+        for name in ("energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae")
+        if name in card
+    ]
+    sizes = [(name, str(value), "") for name, value in header["config"].items()]
+    return {"Model": about, "Training": [*training, *errors], "Sizes": sizes}

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,17 @@ from typing import Any
 import torch
 
 from covarium import __version__, checkpoint
+from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate
-from covarium.config import RunConfig, build, merge, read_yaml, to_yaml
+from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.errors import CovariumError
 from covarium.tasks import Potential
 from covarium.training import Progress, Ranks, Result, launched, resume_command, train
+from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import BEST
+from covarium.workflows.reporting import run_sections
 
 CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
@@ -45,6 +48,14 @@ class Outcome:
     evaluations: dict[str, Evaluation]
 
     @property
+    def model(self) -> Path:
+        return self.folder / BEST
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
     def next_commands(self) -> list[str]:
         """What a user types next."""
         folder = shlex.quote(str(self.folder))
@@ -57,8 +68,13 @@ class Outcome:
         ]
 
 
-def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
-    """The configuration that the run in ``folder`` was started with, changed by ``given``.
+def first_process() -> bool:
+    """Whether this process speaks to the user; under ``torchrun`` one of several does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def resumed_config(folder: Path, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
+    """The configuration that the run in ``folder`` was started with, changed by options and ``--set``.
 
     Raises:
         CovariumError: the folder holds no run, or ``given`` does not fit.
@@ -66,7 +82,20 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise CovariumError(f"'{folder}' holds no run to resume: it has no {CONFIG}")
-    return build(RunConfig, merge(read_yaml(path), given))
+    return build(RunConfig, merge(read_yaml(path), given, *[parse_assignment(text) for text in assignments]))
+
+
+def refuse_used(folder: Path) -> None:
+    """
+    Raises:
+        CovariumError: the folder holds a run already.
+    """
+    there = [name for name in (STATE, BEST, CONFIG) if (folder / name).exists()]
+    if there:
+        raise CovariumError(
+            f"'{folder}' already holds a run ({', '.join(there)}); continue it with "
+            f"`{resume_command(folder, Ranks())}`, or choose another --out"
+        )
 
 
 def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool = False) -> Outcome:
@@ -92,8 +121,11 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
             checkpoint.replace_file(out / CONFIG, lambda path: path.write_text(_config_text(plan), encoding="utf-8"))
             checkpoint.replace_file(out / SPLIT, lambda path: path.write_text(_split_text(plan), encoding="utf-8"))
             result = _train(plan, out, progress, resume, ranks)
-            evaluations = {} if result.interrupted else _evaluate(plan, out, device)
-            return Outcome(out, result, evaluations)
+            outcome = Outcome(out, result, {} if result.interrupted else _evaluate(plan, out, device))
+            if not result.interrupted:
+                sections = run_sections(plan, outcome.evaluations, out / LOG, _config_text(plan), outcome.next_commands)
+                report.write(outcome.report, f"Training run {out.name}", sections, subtitle=f"covarium {__version__}")
+            return outcome
 
 
 def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks: Ranks) -> Result:
@@ -141,12 +173,8 @@ def _held(out: Path, resume: bool) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CovariumError(f"another process is training in '{out}'; choose another --out") from error
-        there = [name for name in (STATE, BEST, CONFIG) if (out / name).exists()]
-        if there and not resume:
-            command = resume_command(out, Ranks())
-            raise CovariumError(
-                f"'{out}' already holds a run ({', '.join(there)}); continue it with `{command}`, or choose another --out"
-            )
+        if not resume:
+            refuse_used(out)
         yield
     finally:
         os.close(handle)

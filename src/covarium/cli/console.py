@@ -1,0 +1,91 @@
+"""How results look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+# a log file has no edge to fit into
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of plain text on stdout, never wrapped, so that it can be copied."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns of numbers are aligned to the right; the first is a name."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="", box=SIMPLE_HEAD)
+    for index, name in enumerate(header):
+        shown.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*[cell.replace("[", r"\[") for cell in row])
+    out.print(shown)
+
+
+def findings(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """What, its value, where it comes from."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", show_header=False, box=None)
+    shown.add_column(style="bold", no_wrap=True, min_width=14)
+    shown.add_column(overflow="fold")
+    for what, value, origin in rows:
+        text = Text(value)
+        if origin:
+            text.append(f"  ({origin})", style="dim")
+        shown.add_row(what, text)
+    out.print(shown)
+
+
+def commands(title: str, lines: Iterable[str]) -> None:
+    say(f"\n{title}")
+    for line in lines:
+        say(f"  {line}")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr for work that says (done, all)."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stepping(what: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A progress bar on stderr for simulations, which also say their values of the moment."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None, now="")
+
+        def show(step: int, steps: int, values: dict[str, float]) -> None:
+            now = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            bar.update(task, completed=step, total=steps, now=now)
+
+        yield show
+
+
+def memory(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def seconds(value: float) -> str:
+    """``42 s``, ``7 min``, ``3.2 h``."""
+    if value < 120:
+        return f"{value:.3g} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,139 @@
+"""``covarium train`` and ``covarium demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, BadParameter, Option
+
+from covarium.cli.options import Device, Dtype, Settings, Threads, duration
+
+if TYPE_CHECKING:
+    from covarium.workflows.inference import Plan
+    from covarium.workflows.training_run import Outcome
+
+Labelled = Annotated[
+    list[Path] | None,
+    Argument(metavar="FILE", help="Labelled structures: what ASE reads, also compressed, or npz."),
+]
+
+
+def train(
+    files: Labelled = None,
+    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2.")] = None,
+    recipe: Annotated[str | None, Option(help="Start from a published experiment. Default: molecules.")] = None,
+    config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
+    settings: Settings = None,
+    valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
+    test: Annotated[list[Path] | None, Option(help="File for the error table at the end.")] = None,
+    time: Annotated[
+        str | None, Option(metavar="DURATION", help="Length, e.g. 30m; the schedule is fitted to it.")
+    ] = None,
+    epochs: Annotated[int | None, Option(min=1, help="Length in passes over the data.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the run. Default: runs/NAME-OF-FILE.")] = None,
+    resume: Annotated[Path | None, Option(metavar="RUN", help="Continue the run in this folder.")] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Say what would be done, with time and memory, and stop.")
+    ] = False,
+    device: Device = None,
+    dtype: Annotated[Dtype | None, Option(help="Precision of weights and arithmetic. Default: float32.")] = None,
+    threads: Threads = None,
+    seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
+) -> None:
+    """Train a potential on labelled structures.
+
+    Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
+    """
+    from covarium.workflows.configuring import configure
+    from covarium.workflows.inference import infer
+    from covarium.workflows.training_run import resumed_config
+
+    given = _given(
+        {"train": files, "valid": valid, "test": test}, {"name": model}, time, epochs,
+        {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
+    )  # fmt: skip
+    if resume is not None:
+        if any((files, model, recipe, config, valid, test, out, dtype, seed is not None)):
+            raise BadParameter(
+                "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
+            )
+        resolved = resumed_config(resume, given, settings or [])
+        folder = resume
+    else:
+        resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
+        stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
+        folder = out or Path("runs") / stem
+    _run(infer(resolved), folder, resume=resume is not None, dry_run=dry_run)
+
+
+def _given(
+    data: dict[str, list[Path] | None], model: dict[str, Any], time: str | None, epochs: int | None, top: dict[str, Any]
+) -> dict[str, Any]:
+    """The sections that options speak of."""
+    given: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    given["data"] = {key: [str(path) for path in paths] for key, paths in data.items() if paths}
+    given["model"] = {key: value for key, value in model.items() if value is not None}
+    if time is not None or epochs is not None:
+        # a length that was asked for replaces the recipe's
+        given["training"] = {"time_s": duration(time) if time else None, "epochs": epochs, "steps": None}
+    return given
+
+
+def _run(plan: Plan, folder: Path, *, resume: bool, dry_run: bool) -> None:
+    from covarium.training import RichProgress
+    from covarium.training import estimate as estimate_run
+    from covarium.workflows.training_run import first_process, refuse_used, run
+
+    if not first_process():
+        run(plan, folder, resume=resume)
+        return
+    if not resume and not dry_run:
+        refuse_used(folder)
+    _show_plan(plan, folder)
+    from covarium.cli.console import findings, memory, say, seconds
+
+    needs = estimate_run(plan.task, plan.train, plan.settings)
+    findings("", [
+        ("estimate", f"{seconds(needs.seconds)}, {memory(needs.peak_bytes)}",
+         f"{needs.seconds_per_step:.3g} s per step, {needs.epochs:.0f} epochs; measured on the costliest batch"),
+        ("folder", str(folder), ""),
+    ])  # fmt: skip
+    if dry_run:
+        say("\nDry run: nothing was written.")
+        return
+    say("")
+    with RichProgress() as progress:
+        outcome = run(plan, folder, progress=progress, resume=resume)
+    _show_outcome(outcome)
+
+
+def _show_plan(plan: Plan, folder: Path) -> None:
+    from covarium.cli.console import findings, say
+
+    findings("What is going to be done", [(f.what, f.value, f.origin) for f in plan.findings])
+    for note in plan.notes:
+        say(f"note: {note}")
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    from covarium.cli.console import commands, say, table
+
+    say(f"\n{outcome.result.reason[:1].upper()}{outcome.result.reason[1:]}.")
+    for part, evaluation in outcome.evaluations.items():
+        for shown in evaluation.tables():
+            table(f"{shown.title} ({part})", shown.header, shown.rows)
+    if not outcome.result.interrupted:
+        say(f"model:  {outcome.model}")
+        say(f"report: {outcome.report}")
+    commands("Next:", outcome.next_commands)
+
+
+def demo(
+    out: Annotated[Path, Option("--out", help="Folder for everything it makes.")] = Path("demo"),
+    time: Annotated[str, Option("--time", metavar="DURATION", help="Of training.")] = "5m",
+    threads: Threads = None,
+    seed: Annotated[int, Option("--seed", min=0)] = 0,
+) -> None:
+    """The whole way on a small molecule in ten minutes: label, train, judge, simulate, report."""
+    raise BadParameter("soon")

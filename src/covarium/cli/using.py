@@ -1,0 +1,206 @@
+"""``covarium evaluate``, ``predict``, ``md``, ``relax`` and ``info``: what a trained model is for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import BadParameter, Option
+
+from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, Settings, Threads, simulated
+
+if TYPE_CHECKING:
+    from covarium.workflows.loaded import LoadedPotential
+
+
+class Ensemble(StrEnum):
+    nve = "nve"
+    langevin = "langevin"
+    npt = "npt"
+
+
+class Optimiser(StrEnum):
+    lbfgs = "lbfgs"
+    bfgs = "bfgs"
+    bfgs_line = "bfgs_line"
+    fire = "fire"
+
+
+Index = Annotated[int | None, Option(help="Which structure of FILE, from 0. Default: the last.")]
+Interval = Annotated[int, Option(min=1, help="Steps between saved frames.")]
+
+
+def evaluate(
+    model: Model,
+    files: Files,
+    json: Annotated[Path | None, Option(help="Write the errors in eV and Å to this file.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Folder for report.html (parity plots, worst frames) and errors.json.")
+    ] = None,
+    settings: Settings = None,
+    device: Device = None,
+    dtype: Precision = None,
+    threads: Threads = None,
+) -> None:
+    """Errors of a model on labelled structures."""
+    from covarium.cli.console import counting, say, table
+    from covarium.workflows.evaluation import evaluate_files, write_json, write_report
+
+    loaded = _load(model, device, dtype, threads)
+    with counting("evaluating") as progress:
+        reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
+    for note in [*reading.notes, *reading.left_out]:
+        say(note)
+    for shown in evaluation.tables():
+        table(shown.title, shown.header, shown.rows)
+    about = {"model": str(loaded.path), "files": [str(file) for file in files], "energies": _semantics(loaded)}
+    targets = [json] if json else []
+    if out is not None:
+        write_report(loaded, reading, evaluation, out / "report.html")
+        say(f"report: {out / 'report.html'}")
+        targets.append(out / "errors.json")
+    for target in targets:
+        write_json(evaluation, target, about)
+        say(f"errors: {target}")
+
+
+def predict(
+    model: Model,
+    files: Files,
+    out: Annotated[Path, Option(help="extxyz file for the structures with energy, forces and stress.")] = Path(
+        "predicted.extxyz"
+    ),
+    settings: Settings = None,
+    device: Device = None,
+    dtype: Precision = None,
+    threads: Threads = None,
+) -> None:
+    """Energy, forces and stress of structures."""
+    from covarium.cli.console import counting, say
+    from covarium.workflows.evaluation import predict_file
+
+    loaded = _load(model, device, dtype, threads)
+    with counting("predicting") as progress:
+        count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
+    say(f"energies: {_semantics(loaded)}")
+    say(f"{count} structures with energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³): {out}")
+
+
+def md(
+    model: Model,
+    file: File,
+    ensemble: Annotated[
+        Ensemble, Option(help="Constant energy, temperature, or temperature and pressure.")
+    ] = Ensemble.langevin,
+    temperature: Annotated[float, Option(min=0.0, help="K.")] = 300.0,
+    time: Annotated[str | None, Option(metavar="DURATION", help="Simulated time, e.g. 5ps. Default: 1ps.")] = None,
+    steps: Annotated[int | None, Option(min=0, help="Instead of --time.")] = None,
+    timestep: Annotated[float, Option(help="fs.")] = 0.5,
+    pressure: Annotated[float, Option(help="GPa, for npt.")] = 0.0,
+    interval: Interval = 10,
+    index: Index = None,
+    out: Annotated[Path, Option(help="Folder for trajectory.extxyz, md.csv and the state to resume from.")] = Path(
+        "md"
+    ),
+    resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
+    device: Device = None,
+    dtype: Precision = None,
+    threads: Threads = None,
+    seed: Annotated[int, Option(min=0, help="Of velocities and thermostat.")] = 0,
+) -> None:
+    """Molecular dynamics with a model.
+
+    Stops with a reason when atoms overlap, the temperature jumps or memory runs out.
+    """
+    from covarium.cli.console import say, stepping
+    from covarium.simulation import MDSettings, resume_md
+    from covarium.simulation import md as run_md
+    from covarium.workflows.loaded import read_structure
+
+    if time is not None and steps is not None:
+        raise BadParameter("give --time or --steps, not both")
+    count = steps if steps is not None else round(simulated(time or "1ps") / timestep)
+    settings = MDSettings(
+        steps=count, ensemble=ensemble.value, timestep=timestep, temperature=temperature, pressure=pressure,
+        interval=interval, seed=seed,
+    )  # fmt: skip
+    loaded = _load(model, device, dtype, threads)
+    calculator = loaded.calculator()
+    atoms, which = read_structure(file, index)
+    say(f"{which}; {count} steps of {timestep:g} fs, {ensemble.value}, {temperature:g} K")
+    with stepping("md") as progress:
+        if resume:
+            asked = count if time is not None or steps is not None else None
+            result = resume_md(out, calculator, steps=asked, progress=progress)
+        else:
+            result = run_md(atoms, calculator, settings, out, progress=progress)
+    say(f"{result.steps} steps: {result.reason}" + (f". {result.message}" if result.message else ""))
+    if result.temperature is not None:
+        say(f"mean temperature {result.temperature:.0f} K")
+    if result.drift is not None:
+        say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps")
+    _show_files(result.files)
+
+
+def relax(
+    model: Model,
+    file: File,
+    fmax: Annotated[float, Option(help="Largest force at the end, eV/Å.")] = 0.01,
+    cell: Annotated[bool, Option("--cell", help="Relax the lattice too.")] = False,
+    pressure: Annotated[float, Option(help="GPa, with --cell.")] = 0.0,
+    steps: Annotated[int, Option(min=0, help="At most.")] = 500,
+    optimiser: Annotated[Optimiser, Option(help="Method.")] = Optimiser.lbfgs,
+    index: Index = None,
+    out: Annotated[Path, Option(help="Folder for relaxed.extxyz and trajectory.extxyz.")] = Path("relax"),
+    device: Device = None,
+    dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
+    threads: Threads = None,
+) -> None:
+    """The nearest minimum of the energy, from a structure."""
+    from covarium.cli.console import say, stepping
+    from covarium.simulation import RelaxSettings
+    from covarium.simulation import relax as run_relax
+    from covarium.workflows.loaded import read_structure
+
+    settings = RelaxSettings(fmax=fmax, steps=steps, optimiser=optimiser.value, cell=cell, pressure=pressure)
+    loaded = _load(model, device, dtype, threads)
+    atoms, which = read_structure(file, index)
+    say(which)
+    with stepping("relax") as progress:
+        result = run_relax(atoms, loaded.calculator(), settings, out, progress=progress)
+    say(f"{result.steps} steps: {result.reason}" + (f". {result.message}" if result.message else ""))
+    if result.energies:
+        change = result.energies[-1] - result.energies[0]
+        say(f"energy {result.energies[-1]:.6f} eV, changed by {change:+.6f} eV")
+    if result.fmax is not None:
+        say(f"largest force {result.fmax:.4g} eV/Å")
+    _show_files(result.files)
+
+
+def info(model: Model) -> None:
+    """What a model is, what it was trained on, and how good it was."""
+    from covarium.cli.console import findings
+    from covarium.workflows.loaded import describe, load
+
+    for title, rows in describe(load(model, device="cpu")).items():
+        findings(title, rows)
+
+
+def _load(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> LoadedPotential:
+    from covarium.workflows.device import use_threads
+    from covarium.workflows.loaded import load
+
+    use_threads(threads)
+    return load(model, device=device, dtype=None if dtype is None else dtype.value)
+
+
+def _semantics(loaded: LoadedPotential) -> str:
+    meaning = loaded.potential.semantics
+    return f"{meaning.kind}, {meaning.functional or 'level of theory not stated'}"
+
+
+def _show_files(files: dict[str, Path]) -> None:
+    from covarium.cli.console import findings
+
+    findings("", [(name, str(path), "") for name, path in files.items()])

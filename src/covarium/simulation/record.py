@@ -1,0 +1,126 @@
+"""Files of a simulation that survive a kill at any moment.
+
+Frames and rows are appended, each by a single unbuffered write, and the state is replaced atomically afterwards. The
+state knows how long the files were when it was written, so that whatever a killed run left behind it is cut on resume.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_xyz
+
+from covarium.errors import CovariumError
+
+STATE_FORMAT = 1
+
+
+class Progress(Protocol):
+    """Called after every step with the number of steps done, how many there will be, and the values of the moment."""
+
+    def __call__(self, step: int, steps: int, values: dict[str, float]) -> None: ...
+
+
+class Record:
+    """A file that only grows.
+
+    Args:
+        path: must not exist; created by the first record, so that a run refused at its start leaves nothing behind.
+        length: instead, go on with an existing file after its first ``length`` bytes; the rest is cut.
+
+    Raises:
+        CovariumError: the file exists already, is missing or is too short, or the disk is full.
+    """
+
+    def __init__(self, path: Path, length: int | None = None) -> None:
+        self.path = path
+        if length is None:
+            if path.exists():
+                raise CovariumError(f"{path} exists already; resume that run or give another folder")
+        elif not path.exists() or path.stat().st_size < length:
+            raise CovariumError(f"{path} has lost some of the {length} bytes it had at the last state; it cannot be resumed")
+        else:
+            os.truncate(path, length)
+        self.length = length or 0
+        self._file: io.FileIO | None = None
+
+    def append(self, text: str) -> None:
+        """
+        Raises:
+            CovariumError: the disk is full or the folder cannot be written.
+        """
+        data = text.encode()
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab", buffering=0)
+            written = self._file.write(data)
+        except OSError as error:
+            raise CovariumError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from None
+        if written != len(data):
+            raise CovariumError(f"cannot write {self.path}: the disk is full; free some space, then resume")
+        self.length += written
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def frame(atoms: Atoms, *, labels: bool = True, **info: float) -> str:
+    """One extxyz frame: positions, momenta if any, and the last energy, forces and stress of the calculator.
+
+    Args:
+        atoms: its calculator is read, never run.
+        labels: False leaves energy, forces and stress out.
+        info: more key=value pairs of the comment line, such as the time.
+    """
+    plain = atoms.copy()
+    plain.info.update(info)
+    if labels and atoms.calc is not None:
+        names = ("energy", "forces", "stress")
+        known = {name: atoms.calc.results[name] for name in names if name in atoms.calc.results}
+        plain.calc = SinglePointCalculator(plain, **known)
+    text = io.StringIO()
+    write_xyz(text, [plain])
+    return text.getvalue()
+
+
+def save_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Arrays in full precision and JSON, replaced atomically.
+
+    Raises:
+        CovariumError: the disk is full or the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps({"format": STATE_FORMAT, **meta})), **arrays)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CovariumError(f"cannot write {path}: {error.strerror}; free some space, then resume") from None
+
+
+def load_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """
+    Raises:
+        CovariumError: there is no state, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise CovariumError(f"{path} is missing: there is no run to resume here; start one in an empty folder")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(str(arrays.pop("meta")))
+    except (OSError, ValueError, KeyError) as error:
+        raise CovariumError(f"{path} is not the state of a simulation: {error}") from None
+    if meta.get("format") != STATE_FORMAT:
+        raise CovariumError(f"{path} has format {meta.get('format')}, this version reads {STATE_FORMAT}")
+    return arrays, meta

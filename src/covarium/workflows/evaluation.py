@@ -1,0 +1,95 @@
+"""A trained model beside labels, or in place of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from covarium import checkpoint
+from covarium.analysis import report
+from covarium.analysis.errors import Evaluation, evaluate, predict_frames
+from covarium.config import RunConfig, build, merge, parse_assignment
+from covarium.data import Reading, read
+from covarium.errors import CovariumError
+from covarium.simulation.record import frame as extxyz
+from covarium.workflows.loaded import LoadedPotential, as_atoms
+
+Progress = Callable[[int, int], object]
+
+
+def read_labelled(files: Sequence[Path], assignments: Sequence[str], *, labels: bool) -> Reading:
+    """Structures for evaluation (``labels``) or prediction.
+
+    Args:
+        files: what ``covarium.data.read`` reads.
+        assignments: texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
+        labels: at least the energy must be labelled.
+
+    Raises:
+        CovariumError: files that cannot be read, or settings of another section.
+    """
+    given = merge(*[parse_assignment(text) for text in assignments])
+    others = given.keys() - {"data"}
+    if others:
+        raise CovariumError(
+            f"--set {min(others)}.… means nothing here; only settings of data do, e.g. data.keys.energy=E_dft"
+        )
+    data = build(RunConfig, given).data
+    need = ("energy",) if labels else ()
+    return read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
+
+
+def evaluate_files(
+    model: LoadedPotential,
+    files: Sequence[Path],
+    *,
+    assignments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Reading, Evaluation]:
+    """Errors of the model on labelled files.
+
+    Raises:
+        CovariumError: files without labels, elements the model does not know.
+    """
+    reading = read_labelled(files, assignments, labels=True)
+    return reading, evaluate(model.potential, reading.frames, progress=progress)
+
+
+def write_json(evaluation: Evaluation, path: Path, about: dict[str, Any]) -> None:
+    """Errors in eV and Å, with ``about`` beside them, written at once."""
+    text = json.dumps({**evaluation.to_json(), **about}, indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace_file(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_report(model: LoadedPotential, reading: Reading, evaluation: Evaluation, path: Path) -> None:
+    """Tables, parity plots and worst frames in one HTML file."""
+    sections = [report.Section("Data", text=[*reading.notes, *reading.left_out]), *report.error_sections(evaluation)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.write(path, f"Errors of {model.path.name}", sections, subtitle=str(model.path))
+
+
+def predict_file(
+    model: LoadedPotential,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    assignments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> int:
+    """Write every structure with predicted energy, forces and stress as extxyz; nothing is written if one fails.
+
+    Returns:
+        The number of structures.
+    """
+    reading = read_labelled(files, assignments, labels=False)
+    stress = model.potential.forces == "gradient"
+    texts = []
+    for p in predict_frames(model.potential, reading.frames, stress=stress, progress=progress):
+        results = {"energy": p.energy, "forces": p.forces, "stress": p.stress}
+        texts.append(extxyz(as_atoms(p.frame, {name: value for name, value in results.items() if value is not None})))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace_file(out, lambda place: place.write_text("".join(texts), encoding="utf-8"))
+    return len(texts)
