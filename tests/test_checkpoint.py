@@ -178,7 +178,10 @@ def rewritten(path, change):
     [
         (lambda h, t: h.update(format=2), "has format 2, this version of Covarium reads up to 1; upgrade"),
         (lambda h, t: h.update(format="one"), "format is 'one'"),
-        (lambda h, t: h.update(model="lime"), r"holds the model 'lime', which is unknown; known: \['line'\]; did you mean"),
+        (
+            lambda h, t: h.update(model="lime"),
+            r"holds the model 'lime', which is unknown; known: \['line'\]; did you mean",
+        ),
         (lambda h, t: h["task"].update(kind="asks"), "the task 'asks', which is unknown.*did you mean 'ask'"),
         (lambda h, t: h["config"].update(widht=3), "unknown configuration key 'widht'; did you mean 'width'"),
         (lambda h, t: h["config"].pop("width"), "configuration key 'width' is missing"),

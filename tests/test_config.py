@@ -66,12 +66,12 @@ def test_malformed_assignment_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["- a list", "a: [1", "plain", "x: !!python/object/apply:os.system ['true']"])
 def test_yaml_that_is_no_mapping_or_not_safe_is_refused(text: str) -> None:
-    with pytest.raises(CovariumError, match="run.yaml"):
+    with pytest.raises(CovariumError, match=r"run\.yaml"):
         parse_yaml(text, "run.yaml")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CovariumError, match="absent.yaml"):
+    with pytest.raises(CovariumError, match=r"absent\.yaml"):
         read_yaml(tmp_path / "absent.yaml")
 
 

@@ -260,5 +260,3 @@ def _fill(path: Path, task: nn.Module, tensors: Tensors) -> None:
                 f"{path}: weights '{name}' have shape {list(tensor.shape)}, the model's have {list(own[name].shape)}"
             )
     task.load_state_dict(tensors)
-
-

@@ -7,6 +7,7 @@ gaps. Configurations are plain YAML; nothing in them names code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -140,7 +141,7 @@ def check_name(name: str, allowed: Iterable[str], what: str) -> None:
     """
     choices = sorted(allowed)
     if name not in choices:
-        raise CovariumError(f"{what} is unknown{nearest(name, choices)}. Allowed: {', '.join(choices)}")
+        raise CovariumError(f"{what} is unknown{nearest(name, choices) or '.'} Allowed: {', '.join(choices)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -208,10 +209,8 @@ def to_yaml(config: RunConfig, header: Sequence[str] = ()) -> str:
     return comments + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _fields(cls: type) -> set[str]:
-    if issubclass(cls, BaseModel):
-        return set(cls.model_fields)
-    return set(cls.__dataclass_fields__)
+def _fields(cls: Any) -> set[str]:  # noqa: ANN401 - a Section or a dataclass
+    return set(cls.model_fields) if issubclass(cls, BaseModel) else {field.name for field in fields(cls)}
 
 
 def _explain(detail: Mapping[str, Any], cls: type, where: str) -> str:
@@ -220,7 +219,7 @@ def _explain(detail: Mapping[str, Any], cls: type, where: str) -> str:
     name = _dotted(where, ".".join(location))
     if detail["type"] == "extra_forbidden":
         allowed = sorted(_fields(_section_at(cls, location[:-1])))
-        return f"key '{name}' is unknown{nearest(location[-1], allowed)}. Allowed: {', '.join(allowed)}"
+        return f"key '{name}' is unknown{nearest(location[-1], allowed) or '.'} Allowed: {', '.join(allowed)}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{name}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
 

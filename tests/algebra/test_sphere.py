@@ -34,7 +34,7 @@ SIZES = [(2, 6, 7), (4, 18, 18), (6, 18, 18), (3, 14, 14), (6, 14, 15)]
 @pytest.mark.parametrize(("lmax", "latitudes", "longitudes"), SIZES)
 def test_published_grid_equals_e3nn(lmax: int, latitudes: int, longitudes: int) -> None:
     ours = s2_grid(lmax, lmax, "equal_angle", latitudes, longitudes)
-    keywords = dict(normalization="component")
+    keywords = {"normalization": "component"}
     to = ToS2Grid(lmax, (latitudes, longitudes), **keywords)
     back = FromS2Grid((latitudes, longitudes), lmax, **keywords)
     theirs_to = np.einsum("mbi,am->bai", to.shb.numpy(), to.sha.numpy())

@@ -19,10 +19,15 @@ TINY = EquiformerV2Config(
     ffn_hidden_channels=8, edge_channels=8, num_distance_basis=16, lmax=2, mmax=2, cutoff=4.0, max_num_elements=10,
     avg_degree=6.0,
 )  # fmt: skip
-S2 = dict(attn_activation="separable_s2", ffn_activation="separable_grid_mlp")
-PUBLISHED = dict(
-    grid="equal_angle", grid_resolution=18, radial_weights="per_order", norm_type="layer_norm_sh", lmax=4, mmax=2
-)
+S2 = {"attn_activation": "separable_s2", "ffn_activation": "separable_grid_mlp"}
+PUBLISHED = {
+    "grid": "equal_angle",
+    "grid_resolution": 18,
+    "radial_weights": "per_order",
+    "norm_type": "layer_norm_sh",
+    "lmax": 4,
+    "mmax": 2,
+}
 
 
 @dataclass(frozen=True)

@@ -134,12 +134,12 @@ def test_perfect_crystal_has_no_forces(case: Case) -> None:
     forces = probe(case)(perfect).forces
     assert forces is not None
     largest = float(forces.abs().max())
-    if not case.exact:  # the aliasing of the grid is not symmetric
-        assert largest < 1e-2
-    elif probe(case).spec.rule == "nearest":
+    if probe(case).spec.rule == "nearest" and case.config.max_neighbours < 12:
         assert largest > 1e-6, "5 of 12 equal neighbours are no symmetric choice"
-    else:
-        assert largest < 1e-12
+        return
+    # degrees 1 to 3 vanish on a cubic site; a norm of their own divides their rounding by √eps, three times over
+    alone = getattr(case.config, "norm_type", "") in ("layer_norm", "layer_norm_sh")
+    assert largest < (1e-9 if alone else 1e-12)
 
 
 @every

@@ -11,8 +11,8 @@ from covarium.algebra.layout import l_primary, m_primary
 from covarium.algebra.rotations import random_rotations
 from covarium.algebra.sphere import s2_grid
 from covarium.algebra.wigner import wigner_d
-from covarium.layers.irreps.activation import GateActivation, S2Activation, SeparableS2Activation
-from covarium.layers.irreps.linear import SO2Convolution, SO2MLinear, SO3Linear
+from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO2MLinear, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import EPS, NORMS
 
 LMAX, CHANNELS, ATOMS = 3, 5, 7
@@ -102,22 +102,22 @@ def test_norms_as_written() -> None:
 
 
 def test_gate_is_exactly_equivariant() -> None:
-    gate = GateActivation(l_primary(LMAX))
     x, gates = features(scale=3.0), torch.randn(ATOMS, LMAX, CHANNELS, generator=generator(1), dtype=torch.float64)
     for r in ROTATIONS:
-        assert (gate(gates, rotated(x, r)) - rotated(gate(gates, x), r)).abs().max() < 1e-13
-    out = gate(gates, x)
+        assert (gate(rotated(x, r), gates) - rotated(gate(x, gates), r)).abs().max() < 1e-13
+    out = gate(x, gates)
     assert torch.allclose(out[:, 0], torch.nn.functional.silu(x[:, 0]))
     for row, (l, _) in list(enumerate(l_primary(LMAX)))[1:]:
         assert torch.allclose(out[:, row], x[:, row] * torch.sigmoid(gates[:, l - 1]))
 
 
-def test_gate_in_m_primary_order() -> None:
-    rows = m_primary(LMAX, 1)
-    gate = GateActivation(rows)
+@pytest.mark.parametrize("mmax", [0, 1, 3])
+def test_gate_in_the_edge_frame(mmax: int) -> None:
+    rows = m_primary(LMAX, mmax)
     x = torch.randn(ATOMS, len(rows), CHANNELS, generator=generator(2), dtype=torch.float64)
     gates = torch.randn(ATOMS, LMAX, CHANNELS, generator=generator(3), dtype=torch.float64)
-    out = gate(gates, x)
+    out = join_orders(gate_orders(split_orders(x, LMAX, mmax), gates))
+    assert torch.allclose(out[:, 0], torch.nn.functional.silu(x[:, 0]))
     for row, (l, _) in list(enumerate(rows))[1:]:
         assert torch.allclose(out[:, row], x[:, row] * torch.sigmoid(gates[:, l - 1]))
 
@@ -164,8 +164,8 @@ def test_so2_convolution_is_complex_arithmetic(lmax: int, mmax: int) -> None:
     conv = perturbed(SO2Convolution(inputs, outputs, lmax, mmax, extra))
     rows = {pair: k for k, pair in enumerate(m_primary(lmax, mmax))}
     x = torch.randn(edges, len(rows), inputs, generator=generator(5), dtype=torch.float64)
-    scalars, y = conv(x.flatten(1))
-    y = y.unflatten(1, (len(rows), outputs)).detach().numpy()
+    scalars, y = conv(split_orders(x, lmax, mmax))
+    y = join_orders(y).detach().numpy()
     a = x.numpy()
 
     zero = a[:, [rows[l, 0] for l in range(lmax + 1)]].reshape(edges, -1)
@@ -193,9 +193,16 @@ def test_so2_convolution_commutes_with_turns_about_the_edge() -> None:
         turn[k, k] = np.cos(m * 0.7)
         if m:
             turn[k, pairs.index((l, -m))] = -np.sin(m * 0.7)
-    _, one = conv((turn @ x).flatten(1))
-    _, other = conv(x.flatten(1))
-    assert (one.unflatten(1, (-1, 3)) - turn @ other.unflatten(1, (-1, 3))).abs().max() < 1e-13
+    one, other = (join_orders(conv(split_orders(y, lmax, mmax))[1]) for y in (turn @ x, x))
+    assert (one - turn @ other).abs().max() < 1e-13
+
+
+def test_orders_come_apart_and_together() -> None:
+    x = torch.randn(4, len(m_primary(3, 2)), 2, generator=generator(8), dtype=torch.float64)
+    parts = split_orders(x, 3, 2)
+    assert [tuple(part.shape) for part in parts] == [(4, 1, 4, 2), (4, 2, 3, 2), (4, 2, 2, 2)]
+    assert torch.equal(parts[1][:, 1, 0], x[:, m_primary(3, 2).index((1, -1))])
+    assert torch.equal(join_orders(parts), x)
 
 
 def test_so2_initial_scale_keeps_the_variance() -> None:

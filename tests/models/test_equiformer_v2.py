@@ -70,7 +70,7 @@ def test_derivative_of_a_force_loss_with_respect_to_the_weights() -> None:
         for step in (1e-5, -1e-5):
             with torch.no_grad():
                 weight.view(-1)[index] += step
-            values.append(float(loss()))
+            values.append(float(loss().detach()))
             with torch.no_grad():
                 weight.view(-1)[index] -= step
         slope = (values[0] - values[1]) / 2e-5
@@ -129,10 +129,10 @@ def test_the_frames_do_not_matter_to_gates() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(mmax=3), r"mmax must lie in 0..lmax = 2, got 3"),
-        (dict(mmax=-1), r"mmax must lie in 0..lmax = 2, got -1"),
-        (dict(lmax=0, mmax=0), "lmax must be at least 1, got 0"),
-        (dict(num_distance_basis=1), "num_distance_basis must be at least 2, got 1"),
+        ({"mmax": 3}, r"mmax must lie in 0..lmax = 2, got 3"),
+        ({"mmax": -1}, r"mmax must lie in 0..lmax = 2, got -1"),
+        ({"lmax": 0, "mmax": 0}, "lmax must be at least 1, got 0"),
+        ({"num_distance_basis": 1}, "num_distance_basis must be at least 2, got 1"),
     ],
 )
 def test_impossible_sizes_are_refused(fields: dict[str, int], message: str) -> None:

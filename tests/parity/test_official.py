@@ -1,4 +1,4 @@
-"""Names, shapes, counts and decay lists of the published EquiformerV2 models, and the translation of their arguments."""
+"""Names, shapes, counts and decay lists of the published EquiformerV2, and the translation of its arguments."""
 
 import json
 from pathlib import Path
@@ -50,18 +50,24 @@ def test_arguments_of_the_official_constructor() -> None:
         "rms_norm_sh", "separable_s2", "separable_s2",
     )  # fmt: skip
     assert (config.weight_init, config.max_neighbours, config.neighbours) == ("normal", 500, "nearest")
-    dead = dict(num_sphere_samples=1, num_distance_basis=3, attn_activation="x", ffn_activation="y", otf_graph=False)
+    dead = {
+        "num_sphere_samples": 1,
+        "num_distance_basis": 3,
+        "attn_activation": "x",
+        "ffn_activation": "y",
+        "otf_graph": False,
+    }
     assert config_from_official(dead) == config
 
 
 @pytest.mark.parametrize(
     ("arguments", "attention", "feed_forward"),
     [
-        (dict(use_gate_act=True, use_sep_s2_act=True), "gate", "gate"),
-        (dict(use_gate_act=True, use_grid_mlp=True), "gate", "separable_grid_mlp"),
-        (dict(use_gate_act=True, use_grid_mlp=True, use_sep_s2_act=False), "gate", "grid_mlp"),
-        (dict(use_sep_s2_act=False), "s2", "s2"),
-        (dict(use_grid_mlp=True), "separable_s2", "separable_grid_mlp"),
+        ({"use_gate_act": True, "use_sep_s2_act": True}, "gate", "gate"),
+        ({"use_gate_act": True, "use_grid_mlp": True}, "gate", "separable_grid_mlp"),
+        ({"use_gate_act": True, "use_grid_mlp": True, "use_sep_s2_act": False}, "gate", "grid_mlp"),
+        ({"use_sep_s2_act": False}, "s2", "s2"),
+        ({"use_grid_mlp": True}, "separable_s2", "separable_grid_mlp"),
     ],
 )
 def test_precedence_of_switches(arguments: dict[str, bool], attention: str, feed_forward: str) -> None:
@@ -72,22 +78,22 @@ def test_precedence_of_switches(arguments: dict[str, bool], attention: str, feed
 def test_element_tables_and_radial_weights() -> None:
     tables = [
         config_from_official(arguments).atom_edge_embedding
-        for arguments in ({}, dict(share_atom_edge_embedding=True), dict(use_atom_edge_embedding=False))
+        for arguments in ({}, {"share_atom_edge_embedding": True}, {"use_atom_edge_embedding": False})
     ]
     assert tables == ["per_block", "shared", "none"]
-    assert config_from_official(dict(use_m_share_rad=True)).radial_weights == "per_degree"
+    assert config_from_official({"use_m_share_rad": True}).radial_weights == "per_degree"
     assert config_from_official({}).radial_weights == "per_order"
-    assert not config_from_official(dict(regress_forces=False)).force_head
+    assert not config_from_official({"regress_forces": False}).force_head
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(num_layer=3), "no argument 'num_layer'; did you mean 'num_layers'"),
-        (dict(distance_function="sigmoid"), "distance_function = 'sigmoid' is not supported.*'gaussian'"),
-        (dict(use_s2_act_attn=True), "use_s2_act_attn = True is not supported"),
-        (dict(lmax_list=[6, 4], mmax_list=[2, 2]), "one resolution is supported"),
-        (dict(lmax_list=[2], mmax_list=[3]), r"mmax must lie in 0..lmax = 2, got 3"),
+        ({"num_layer": 3}, "no argument 'num_layer'; did you mean 'num_layers'"),
+        ({"distance_function": "sigmoid"}, "distance_function = 'sigmoid' is not supported.*'gaussian'"),
+        ({"use_s2_act_attn": True}, "use_s2_act_attn = True is not supported"),
+        ({"lmax_list": [6, 4], "mmax_list": [2, 2]}, "one resolution is supported"),
+        ({"lmax_list": [2], "mmax_list": [3]}, r"mmax must lie in 0..lmax = 2, got 3"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -97,7 +103,11 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> N
 
 def test_weights_are_taken_by_name() -> None:
     expected = {"a.weight": torch.zeros(2, 3), "b": torch.zeros(4)}
-    state = {"module.module.a.weight": torch.ones(2, 3), "module.b": torch.ones(4), "module.a.expand_index": torch.ones(9)}
+    state = {
+        "module.module.a.weight": torch.ones(2, 3),
+        "module.b": torch.ones(4),
+        "module.a.expand_index": torch.ones(9),
+    }
     taken = parameters_from_official(state, expected)
     assert taken.keys() == expected.keys() and all(bool(t.all()) for t in taken.values())
     with pytest.raises(CovariumError, match="lack 'b'"):

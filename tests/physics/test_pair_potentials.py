@@ -29,7 +29,10 @@ def dimer_energy(model, distance):
 )
 def test_dimer_minimum(model, length, energy):
     found = minimize_scalar(
-        lambda r: dimer_energy(model, r), bounds=(0.8 * length, 1.3 * length), method="bounded", options={"xatol": 1e-10}
+        lambda r: dimer_energy(model, r),
+        bounds=(0.8 * length, 1.3 * length),
+        method="bounded",
+        options={"xatol": 1e-10},
     )
     assert abs(found.x - length) < 1e-6
     assert abs(dimer_energy(model, length) - energy) < 1e-14
@@ -91,7 +94,9 @@ def test_isolated_atom_has_no_energy():
 
 
 def test_second_derivatives():
-    graph = atom_graph(np.array([18] * 3), np.array([[0.0, 0, 0], [1.2, 0, 0], [0.3, 1.1, 0.2]]), Morse(1, 1, 1, cutoff=4).spec)
+    graph = atom_graph(
+        np.array([18] * 3), np.array([[0.0, 0, 0], [1.2, 0, 0], [0.3, 1.1, 0.2]]), Morse(1, 1, 1, cutoff=4).spec
+    )
     for model in (LennardJones(1.0, 1.0, cutoff=4.0), Morse(1.0, 1.0, 1.0, cutoff=4.0), Harmonic(1.0, 1.0, cutoff=4.0)):
 
         def energy(positions, model=model):

@@ -37,7 +37,7 @@ def structures(draw: st.DrawFn) -> tuple[Atoms, float]:
 @given(structures())
 def test_equals_ase(case: tuple[Atoms, float]) -> None:
     atoms, cutoff = case
-    i, j, shifts, vectors, distances = neighbor_list("ijSDd", atoms, cutoff)
+    i, j, shifts, vectors, _distances = neighbor_list("ijSDd", atoms, cutoff)
     pairs, ours = neighbour_pairs(atoms.positions, atoms.cell.array, atoms.pbc, GraphSpec(cutoff))
     # pairs on the very edge of the cutoff are a matter of rounding
     edge = rows(j, i, shifts) ^ rows(*pairs, ours)
@@ -133,7 +133,7 @@ def test_single_atom_and_nothing() -> None:
 def test_positions_must_be_finite(value: float) -> None:
     positions = np.zeros((3, 3))
     positions[1, 2] = value
-    with pytest.raises(CovariumError, match="position of atom 1 is .*must be finite"):
+    with pytest.raises(CovariumError, match=r"position of atom 1 is .*must be finite"):
         neighbour_pairs(positions, np.zeros((3, 3)), np.zeros(3, bool), GraphSpec(5.0))
 
 

@@ -66,9 +66,7 @@ def test_stops_early(tmp_path):
 
 def test_time_budget_holds_everything(tmp_path):
     start = time.monotonic()
-    result = train(
-        toy_task(), ToyData(64), ToyData(64, seed=1), Settings(time_s=3.0), tmp_path, save_best=Best()
-    )
+    result = train(toy_task(), ToyData(64), ToyData(64, seed=1), Settings(time_s=3.0), tmp_path, save_best=Best())
     assert 2.0 < time.monotonic() - start < 4.0
     assert result.reason.startswith("used its 3 s") and result.history[-1]["step"] == result.steps
 
@@ -90,9 +88,7 @@ def test_schedule_and_evaluations_fit_the_budget(tmp_path, monkeypatch):
     events = []
     settings = Settings(time_s=2000.0, lr=1e-3, warmup=0.05, min_lr=0.01)
     valid = ToyData(8, seed=1)
-    result = train(
-        Slow().double(), ToyData(64), valid, settings, tmp_path, save_best=Best(), progress=events.append
-    )
+    result = train(Slow().double(), ToyData(64), valid, settings, tmp_path, save_best=Best(), progress=events.append)
     assert 2000 - 2 * step <= now[0] <= 2000 + step
     assert result.history[-1]["step"] == result.steps == len(events)
     assert 5 < len(result.history) and evaluation * len(result.history) < 0.1 * 2000 + 2 * evaluation
@@ -126,9 +122,7 @@ def test_a_bad_validation_label_is_named(tmp_path):
     valid, events = ToyData(6, seed=1), []
     valid.energy[5] = torch.tensor(float("nan"), dtype=torch.float64)
     with pytest.raises(CovariumError, match="no evaluation gave a finite score"):
-        train(
-            toy_task(), ToyData(8), valid, Settings(steps=2), tmp_path, save_best=Best(), progress=events.append
-        )
+        train(toy_task(), ToyData(8), valid, Settings(steps=2), tmp_path, save_best=Best(), progress=events.append)
     assert "first for: clusters.xyz, index 5" in events[0].note
 
 
@@ -141,7 +135,9 @@ def test_refusals(tmp_path):
     with pytest.raises(CovariumError, match="chosen by 'force_mae'.*did you mean 'forces_mae'"):
         train(task, ToyData(4), ToyData(4), settings, tmp_path, save_best=Best())
     train(toy_task(), ToyData(4), ToyData(4), settings, tmp_path, save_best=Best())
-    with pytest.raises(CovariumError, match=f"already holds a run; continue it with `covarium train --resume {tmp_path}`"):
+    with pytest.raises(
+        CovariumError, match=f"already holds a run; continue it with `covarium train --resume {tmp_path}`"
+    ):
         train(toy_task(), ToyData(4), ToyData(4), settings, tmp_path, save_best=Best())
 
 

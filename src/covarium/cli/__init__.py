@@ -43,16 +43,22 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments, prog_name="covarium")
+        sys.exit(app(arguments, prog_name="covarium", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {_explain(error)}", err=True)
+        if message := _explain(error):
+            typer.echo(f"error: {message}", err=True)
         sys.exit(2)
 
 
 def _explain(error: Exception) -> str:
     """What the user can do about it."""
+    if hasattr(error, "format_message"):  # of the option parser; empty when it has shown the help instead
+        return str(error.format_message()).replace("Value error, ", "")
     if isinstance(error, CovariumError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

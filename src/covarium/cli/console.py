@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from covarium.simulation import Progress as Stepped
 
 # a log file has no edge to fit into
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -55,13 +59,13 @@ def commands(title: str, lines: Iterable[str]) -> None:
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr for work that says (done, all)."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
-def stepping(what: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+def stepping(what: str) -> Iterator[Stepped]:
     """A progress bar on stderr for simulations, which also say their values of the moment."""
     columns = (
         TextColumn(what),
@@ -70,7 +74,7 @@ def stepping(what: str) -> Iterator[Callable[[int, int, dict[str, float]], None]
         TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None, now="")
 
         def show(step: int, steps: int, values: dict[str, float]) -> None:

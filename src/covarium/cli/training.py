@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +93,7 @@ def _run(plan: Plan, folder: Path, *, resume: bool, dry_run: bool) -> None:
         return
     if not resume and not dry_run:
         refuse_used(folder)
-    _show_plan(plan, folder)
+    _show_plan(plan)
     from covarium.cli.console import findings, memory, say, seconds
 
     needs = estimate_run(plan.task, plan.train, plan.settings)
@@ -108,7 +111,7 @@ def _run(plan: Plan, folder: Path, *, resume: bool, dry_run: bool) -> None:
     _show_outcome(outcome)
 
 
-def _show_plan(plan: Plan, folder: Path) -> None:
+def _show_plan(plan: Plan) -> None:
     from covarium.cli.console import findings, say
 
     findings("What is going to be done", [(f.what, f.value, f.origin) for f in plan.findings])
@@ -117,23 +120,66 @@ def _show_plan(plan: Plan, folder: Path) -> None:
 
 
 def _show_outcome(outcome: Outcome) -> None:
-    from covarium.cli.console import commands, say, table
+    from covarium.cli.console import commands, say
 
     say(f"\n{outcome.result.reason[:1].upper()}{outcome.result.reason[1:]}.")
-    for part, evaluation in outcome.evaluations.items():
-        for shown in evaluation.tables():
-            table(f"{shown.title} ({part})", shown.header, shown.rows)
+    _show_errors(outcome)
     if not outcome.result.interrupted:
         say(f"model:  {outcome.model}")
         say(f"report: {outcome.report}")
     commands("Next:", outcome.next_commands)
 
 
+def _show_errors(outcome: Outcome) -> None:
+    from covarium.cli.console import table
+
+    for part, evaluation in outcome.evaluations.items():
+        for shown in evaluation.tables():
+            table(f"{shown.title} ({part})", shown.header, shown.rows)
+
+
 def demo(
-    out: Annotated[Path, Option("--out", help="Folder for everything it makes.")] = Path("demo"),
-    time: Annotated[str, Option("--time", metavar="DURATION", help="Of training.")] = "5m",
+    out: Annotated[Path, Option(help="Folder for everything it makes; if in use, the next free name.")] = Path("demo"),
+    frames: Annotated[int, Option(min=20, help="Structures to label.")] = 600,
+    time: Annotated[str, Option(metavar="DURATION", help="Of training.")] = "5m",
     threads: Threads = None,
-    seed: Annotated[int, Option("--seed", min=0)] = 0,
+    seed: Annotated[int, Option(min=0, help="Of sampling and training.")] = 0,
 ) -> None:
     """The whole way on a small molecule in ten minutes: label, train, judge, simulate, report."""
-    raise BadParameter("soon")
+    from covarium.cli.console import commands, counting, findings, say, stepping
+    from covarium.training import RichProgress
+    from covarium.workflows import demo as stages
+    from covarium.workflows.inference import infer
+    from covarium.workflows.training_run import run
+
+    budget = duration(time)
+    folder = stages.free_folder(out)
+    say(f"1. {frames} structures of {stages.MOLECULE} at {stages.TEMPERATURE:g} K, labelled by {stages.METHOD}")
+    with counting("labelling") as counted:
+        labels = stages.make_labels(folder / "data", frames, seed, counted)
+    say(f"   {labels.train}, {labels.test}\n\n2. Training for {time}")
+    plan = infer(stages.configuration(labels, budget, threads, seed))
+    _show_plan(plan)
+    with RichProgress() as progress:
+        outcome = run(plan, folder / "run", progress=progress)
+    say("\n3. Errors on held-out structures")
+    _show_errors(outcome)
+    say("4. Relaxation, then dynamics at constant energy, with the trained model")
+    with stepping("simulating") as stepped:
+        done = stages.simulate(outcome, labels, folder, stepped)
+    findings("", done.findings())
+    program = _program()
+    own = [
+        f"{program} train YOUR.extxyz --time 30m",
+        f"{program} evaluate runs/YOUR TEST.extxyz --out errors",
+        f"{program} md runs/YOUR START.xyz --temperature 300 --time 5ps",
+    ]
+    path = folder / "report.html"
+    stages.write_report(plan, outcome, done, own, path)
+    commands("Next, with your own data:", own)
+    say(f"\n{path}")
+
+
+def _program() -> str:
+    """How the user calls this: by name, or by its place when it is not on the path."""
+    return "covarium" if shutil.which("covarium") else os.path.relpath(sys.argv[0])

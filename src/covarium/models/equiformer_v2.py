@@ -24,8 +24,8 @@ from covarium.algebra.sphere import GridKind, s2_grid
 from covarium.algebra.wigner import edge_wigner
 from covarium.errors import CovariumError
 from covarium.layers.dropout import drop, drop_path
-from covarium.layers.irreps.activation import GateActivation, S2Activation, SeparableS2Activation
-from covarium.layers.irreps.linear import SO2Convolution, SO3Linear
+from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.ops.attention import edge_softmax, smooth_leaky_relu
@@ -161,7 +161,6 @@ class GraphAttention(nn.Module):
     def __init__(self, config: Config, out_channels: int) -> None:
         super().__init__()
         c = self.config = config
-        rows = m_primary(c.lmax, c.mmax)
         self.logit_channels = c.num_heads * c.attn_alpha_channels
         gates = {"gate": c.lmax, "separable_s2": 1, "s2": 0}[c.attn_activation] * c.attn_hidden_channels
         self.alpha_dot = nn.Parameter(torch.empty(c.num_heads, c.attn_alpha_channels))
@@ -179,40 +178,41 @@ class GraphAttention(nn.Module):
         values = c.num_heads * c.attn_value_channels
         self.so2_conv_2 = SO2Convolution(c.attn_hidden_channels, values, c.lmax, c.mmax)
         self.proj = SO3Linear(values, out_channels, c.lmax)
-        self.activation = _activation(c.attn_activation, c, rows, c.mmax)
-        degree = torch.tensor([l for l, _ in l_primary(c.lmax)])
-        self.register_buffer("degree", degree, persistent=False)
+        self.activation = _activation(c.attn_activation, c, m_primary(c.lmax, c.mmax), c.mmax)
 
     def _weight_widths(self) -> list[int]:
         """Radial weights of each |m|: one per degree and channel."""
         return [(self.config.lmax + 1 - m) * 2 * self.config.sphere_channels for m in range(self.config.mmax + 1)]
 
-    def _messages(self, x: Tensor, edges: Edges, shared: Elements) -> Tensor:
-        """[E, R · 2C] in the edge frame, times the radial weights."""
+    def _messages(self, x: Tensor, edges: Edges, shared: Elements) -> list[Tensor]:
+        """x_j and x_i side by side in the edge frame, times the radial weights: a list over |m| of [E, s, n, 2C].
+
+        Weights per degree commute with the rotation, so both kinds act after it.
+        """
+        c = self.config
         pair = torch.cat([gather(x, edges.j), gather(x, edges.i)], dim=2)
-        if self.config.radial_weights == "per_degree":
-            weights = self.rad_func(edges.basis, _elements(self, shared), edges.z)
-            pair = pair * weights.unflatten(1, (-1, pair.shape[2])).index_select(1, self.degree)
-            return (edges.into @ pair).flatten(1)
-        weights = self.so2_conv_1.rad_func(edges.basis, _elements(self, shared), edges.z)
-        parts = list(weights.split(self._weight_widths(), dim=1))
-        # +m and −m share their weights
-        signed = [parts[0], *[part for part in parts[1:] for _ in range(2)]]
-        return (edges.into @ pair).flatten(1) * torch.cat(signed, dim=1)
+        parts = split_orders(edges.into @ pair, c.lmax, c.mmax)
+        if c.radial_weights == "per_degree":
+            of_degree = self.rad_func(edges.basis, _elements(self, shared), edges.z).unflatten(1, (c.lmax + 1, -1))
+            weights = [of_degree[:, m:] for m in range(c.mmax + 1)]
+        else:
+            flat = self.so2_conv_1.rad_func(edges.basis, _elements(self, shared), edges.z)
+            weights = [w.unflatten(1, (-1, 2 * c.sphere_channels)) for w in flat.split(self._weight_widths(), dim=1)]
+        return [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
 
     def forward(self, x: Tensor, edges: Edges, shared: Elements, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, out]."""
         c = self.config
         extra, hidden = self.so2_conv_1(self._messages(x, edges, shared))
-        features, scalars = extra[:, : self.logit_channels], extra[:, self.logit_channels :]
-        hidden = hidden.unflatten(1, (-1, c.attn_hidden_channels))
-        if c.attn_activation == "gate":
-            hidden = self.activation(scalars.unflatten(1, (c.lmax, c.attn_hidden_channels)), hidden)
-        elif c.attn_activation == "separable_s2":
-            hidden = self.activation(scalars, hidden)
-        else:
-            hidden = self.activation(hidden)
-        _, values = self.so2_conv_2(hidden.flatten(1))
+        features, scalars = extra.split([self.logit_channels, extra.shape[1] - self.logit_channels], dim=1)
+        match c.attn_activation:
+            case "gate":
+                hidden = gate_orders(hidden, scalars.unflatten(1, (c.lmax, c.attn_hidden_channels)))
+            case "separable_s2":
+                hidden = split_orders(self.activation(scalars, join_orders(hidden)), c.lmax, c.mmax)
+            case "s2":
+                hidden = split_orders(self.activation(join_orders(hidden)), c.lmax, c.mmax)
+        _, values = self.so2_conv_2(hidden)
         logits = self.alpha_norm(features.unflatten(1, (c.num_heads, c.attn_alpha_channels)))
         logits = (smooth_leaky_relu(logits) * self.alpha_dot).sum(2)
         alpha = self.softmax(logits, edges.i, x.shape[0], edges.envelope)
@@ -220,8 +220,8 @@ class GraphAttention(nn.Module):
             alpha = alpha * edges.envelope.unsqueeze(1)
         if self.training:
             alpha = drop(alpha, c.alpha_drop, tuple(alpha.shape), rng)
-        values = values.unflatten(1, (-1, c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
-        return self.proj(scatter_sum(edges.back @ values.flatten(2), edges.i, x.shape[0]))
+        messages = join_orders(values).unflatten(2, (c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
+        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.i, x.shape[0]))
 
 
 class FeedForward(nn.Module):
@@ -251,7 +251,7 @@ class FeedForward(nn.Module):
         y = self.so3_linear_1(x)
         match self.config.ffn_activation:
             case "gate":
-                y = self.activation(self.gating_linear(scalars).unflatten(1, (self.config.lmax, -1)), y)
+                y = gate(y, self.gating_linear(scalars).unflatten(1, (self.config.lmax, -1)))
             case "separable_s2":
                 y = self.activation(self.gating_linear(scalars), y)
             case "s2":
@@ -293,7 +293,9 @@ class Block(nn.Module):
         self.norm_2 = NORMS[c.norm_type](c.lmax, c.sphere_channels)
         self.ffn = FeedForward(c, c.sphere_channels)
 
-    def forward(self, x: Tensor, edges: Edges, shared: Elements, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
+    def forward(
+        self, x: Tensor, edges: Edges, shared: Elements, graph: AtomGraph, rng: torch.Generator | None
+    ) -> Tensor:
         """[N, S, C] → [N, S, C]."""
         x = x + self._drop(self.ga(self.norm_1(x), edges, shared, rng), graph, rng)
         return x + self._drop(self.ffn(self.norm_2(x)), graph, rng)
@@ -391,7 +393,9 @@ class EquiformerV2(nn.Module):
                 f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {c.max_num_elements}; raise it"
             )
         edges = self.edges(graph, frames)
-        shared = (self.source_embedding.weight, self.target_embedding.weight) if c.atom_edge_embedding == "shared" else None
+        shared = (
+            (self.source_embedding.weight, self.target_embedding.weight) if c.atom_edge_embedding == "shared" else None
+        )
         scalars = self.sphere_embedding(graph.numbers).unsqueeze(1)
         degree = self.edge_degree_embedding(edges, shared, graph.num_atoms)
         x = torch.cat([scalars + degree[:, :1], degree[:, 1:]], dim=1)
@@ -425,7 +429,7 @@ def _radial_function(config: Config, out: int) -> RadialFunction:
 
 def _activation(kind: str, config: Config, rows: tuple[tuple[int, int], ...], mmax: int) -> nn.Module:
     if kind == "gate":
-        return GateActivation(rows)
+        return nn.Identity()
     resolution = config.grid_resolution
     grid = s2_grid(config.lmax, mmax, config.grid, resolution, resolution)
     if mmax < config.lmax:

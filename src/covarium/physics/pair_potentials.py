@@ -66,9 +66,7 @@ class Morse(nn.Module):
     outputs = frozenset({"energy"})
     reads: frozenset[str] = frozenset()
 
-    def __init__(
-        self, depth: float, width: float, length: float, *, cutoff: float, onset: float | None = None
-    ) -> None:
+    def __init__(self, depth: float, width: float, length: float, *, cutoff: float, onset: float | None = None) -> None:
         super().__init__()
         _positive(depth=depth, width=width, length=length)
         self.depth, self.width, self.length = float(depth), float(width), float(length)

@@ -39,12 +39,16 @@ def config_from_official(constructor: Mapping[str, Any]) -> Config:
     """
     for key, value in constructor.items():
         if key not in DEFAULTS and key not in DEAD:
-            raise CovariumError(f"EquiformerV2 has no argument '{key}'{nearest(key, DEFAULTS)}; known: {', '.join(DEFAULTS)}")
+            raise CovariumError(
+                f"EquiformerV2 has no argument '{key}'{nearest(key, DEFAULTS)}; known: {', '.join(DEFAULTS)}"
+            )
         if key in ONLY and value != ONLY[key]:
             raise CovariumError(f"{key} = {value!r} is not supported by the official code; only {ONLY[key]!r} is")
     a = DEFAULTS | {k: v for k, v in constructor.items() if k not in DEAD}
     if len(a["lmax_list"]) != 1 or len(a["mmax_list"]) != 1:
-        raise CovariumError(f"one resolution is supported, got lmax_list {a['lmax_list']} and mmax_list {a['mmax_list']}")
+        raise CovariumError(
+            f"one resolution is supported, got lmax_list {a['lmax_list']} and mmax_list {a['mmax_list']}"
+        )
     attention = "gate" if a["use_gate_act"] else "separable_s2" if a["use_sep_s2_act"] else "s2"
     if a["use_grid_mlp"]:
         feed_forward = "separable_grid_mlp" if a["use_sep_s2_act"] else "grid_mlp"

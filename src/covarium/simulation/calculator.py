@@ -1,7 +1,7 @@
 """The door to ASE: a calculator over any potential.
 
-    atoms.calc = Calculator(potential)
-    forces = atoms.get_forces()
+atoms.calc = Calculator(potential)
+forces = atoms.get_forces()
 """
 
 from __future__ import annotations

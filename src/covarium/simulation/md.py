@@ -309,9 +309,7 @@ def _halt_or_raise(error: Exception) -> Halt:
     return halt
 
 
-def _integrator(
-    atoms: Atoms, settings: MDSettings, rng: np.random.Generator, piston: list[float] | None
-) -> Integrator:
+def _integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator, piston: list[float] | None) -> Integrator:
     timestep = settings.timestep * FS
     if settings.ensemble == "nve":
         return VelocityVerlet(atoms, timestep)

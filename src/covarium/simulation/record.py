@@ -45,7 +45,9 @@ class Record:
             if path.exists():
                 raise CovariumError(f"{path} exists already; resume that run or give another folder")
         elif not path.exists() or path.stat().st_size < length:
-            raise CovariumError(f"{path} has lost some of the {length} bytes it had at the last state; it cannot be resumed")
+            raise CovariumError(
+                f"{path} has lost some of the {length} bytes it had at the last state; it cannot be resumed"
+            )
         else:
             os.truncate(path, length)
         self.length = length or 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from covarium.errors import CovariumError
 from covarium.systems import GraphSpec
-from covarium.systems.neighbours import neighbour_pairs
+from covarium.systems.neighbours import image_offsets, neighbour_pairs, squared_distances
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,8 @@ class SkinList:
         if reference is None or self.skin == 0.0 or not self._reaches(reference, positions, cell, pbc):
             reference = self._search(positions, cell, pbc)
         if self._offset_cell is None or not np.array_equal(cell, self._offset_cell):
-            self._offset_cell, self._offsets = cell.copy(), reference.shifts @ cell
-        source, target = reference.edge_index
-        vectors = positions[source]
-        vectors -= positions[target]
-        if pbc.any():
-            vectors += self._offsets
-        squares = np.einsum("ec,ec->e", vectors, vectors)
+            self._offset_cell, self._offsets = cell.copy(), image_offsets(reference.shifts, cell)
+        squares = squared_distances(positions, reference.edge_index, self._offsets)
         if self.skin == 0.0:
             return Pairs(reference.edge_index, reference.shifts, squares)
         near = np.flatnonzero(squares < self.spec.cutoff**2)

@@ -1,16 +1,17 @@
-"""The only door to the neighbour-list library (vesin)."""
+"""The only door to the neighbour-list libraries: vesin, and ASE for the few structures that vesin cannot take."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import vesin
+from ase.neighborlist import primitive_neighbor_list
 
 from covarium.errors import CovariumError
 from covarium.systems.atom_graph import AtomGraph, GraphSpec
 
 TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
-CELLS = 5e4  # half of what vesin allows itself before it merges cells
+CELLS = 5e4  # half of what vesin allows itself
 
 
 def neighbour_pairs(
@@ -36,15 +37,19 @@ def neighbour_pairs(
     pbc = np.asarray(pbc, dtype=bool)
     box = complete_cell(np.asarray(cell, dtype=np.float64), pbc)
     positions = np.asarray(positions, dtype=np.float64)
-    radius = _search_radius(positions, box, pbc, spec.cutoff)
-    finder = vesin.NeighborList(cutoff=radius, full_list=True)
-    i, j, shifts, distances = finder.compute(points=positions, box=box, periodic=pbc.tolist(), quantities="ijSd")
-    if radius > spec.cutoff:
-        near = distances < spec.cutoff
-        i, j, shifts, distances = i[near], j[near], shifts[near], distances[near]
-    # vesin's D is r_j − r_i + S·cell: its first index is our target i, its second our source j.
+    # wider than the cutoff by more than rounding: what lies within it is decided below, alike for every caller
+    radius = spec.cutoff * (1.0 + 1e-9)
+    if _too_thin(positions, box, pbc, radius):
+        i, j, shifts, distances = primitive_neighbor_list("ijSd", pbc, box, positions, radius)
+    else:
+        finder = vesin.NeighborList(cutoff=radius, full_list=True)
+        i, j, shifts, distances = finder.compute(points=positions, box=box, periodic=pbc.tolist(), quantities="ijSd")
+    # D is r_j − r_i + S·cell: the first index is our target i, the second our source j.
     target, source = i.astype(np.int64), j.astype(np.int64)
     shifts = shifts.astype(np.int64).reshape(-1, 3)
+    near = squared_distances(positions, np.stack([source, target]), image_offsets(shifts, box)) < spec.cutoff**2
+    if not near.all():
+        target, source, shifts, distances = target[near], source[near], shifts[near], distances[near]
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], source, target))
     target, source, shifts, distances = target[order], source[order], shifts[order], distances[order]
     if spec.rule != "all":
@@ -53,21 +58,33 @@ def neighbour_pairs(
     return np.stack([source, target]), shifts
 
 
-def _search_radius(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> float:
-    """The cutoff, or more where a wide and thin structure needs more than ``CELLS`` cells of its size.
+def image_offsets(shifts: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """[E, 3] Å, shifts @ cell in an order of operations that does not depend on E, as that of a BLAS may."""
+    s = shifts.astype(np.float64)
+    return s[:, 0:1] * cell[0] + s[:, 1:2] * cell[1] + s[:, 2:3] * cell[2]
 
-    vesin 0.6.2 then scales the number of cells of every direction down by one factor, that of the thin direction to
-    zero, and the process dies of a division by zero. Pairs beyond the cutoff are dropped afterwards.
+
+def squared_distances(positions: np.ndarray, edge_index: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """[E] Å². The one definition of distance by which pairs are kept, equal to the last bit in both directions."""
+    vectors = np.take(positions, edge_index[0], axis=0)
+    vectors -= np.take(positions, edge_index[1], axis=0)
+    vectors += offsets
+    vectors *= vectors
+    return vectors[:, 0] + vectors[:, 1] + vectors[:, 2]
+
+
+def _too_thin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, radius: float) -> bool:
+    """Would vesin 0.6.2 divide by zero, which ends the process?
+
+    Beyond 10⁵ cells of the size of the radius it scales their number in every direction by one factor, down to zero in
+    a thin one. Happens to wide sheets and to structures that fly apart; ASE's slower search takes those.
     """
     if len(positions) == 0:
-        return cutoff
+        return False
     inverse = np.linalg.inv(box)
-    heights = 1.0 / np.linalg.norm(inverse, axis=0)
-    extents = heights * np.where(pbc, 1.0, np.ptp(positions @ inverse, axis=0))
-    radius = cutoff
-    while np.maximum(extents / radius, 1.0).prod() > CELLS:
-        radius *= 1.25
-    return radius
+    extents = np.where(pbc, 1.0, np.ptp(positions @ inverse, axis=0)) / np.linalg.norm(inverse, axis=0)
+    cells = np.maximum(extents / radius, 1.0)
+    return bool(cells.min() * (CELLS / cells.prod()) ** (1 / 3) < 1.0)
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

@@ -49,9 +49,13 @@ class Term:
                 hint = nearest(value, allowed)
                 raise CovariumError(f"loss term: '{value}' is not one of {', '.join(allowed)}{hint}")
         if self.loss == "l2" and self.quantity != "forces":
-            raise CovariumError(f"loss 'l2' is a norm over the components of a force; '{self.quantity}' has mae, mse, huber")
+            raise CovariumError(
+                f"loss 'l2' is a norm over the components of a force; '{self.quantity}' has mae, mse, huber"
+            )
         if self.weight < 0 or self.delta <= 0:
-            raise CovariumError(f"loss term '{self.quantity}': weight ≥ 0 and delta > 0, got {self.weight} and {self.delta}")
+            raise CovariumError(
+                f"loss term '{self.quantity}': weight ≥ 0 and delta > 0, got {self.weight} and {self.delta}"
+            )
 
     def elements(self, error: Tensor) -> Tensor:
         """The loss of every element of ``error`` (every row for ``l2``)."""
@@ -134,9 +138,13 @@ class Potential(nn.Module):
         if forces not in ("gradient", "direct"):
             raise CovariumError(f"force rule '{forces}' is unknown; allowed: gradient, direct")
         if forces == "direct" and "forces" not in model.outputs:
-            raise CovariumError("direct forces need a model with a force head; set model.force_head=true or task.forces=gradient")
+            raise CovariumError(
+                "direct forces need a model with a force head; set model.force_head=true or task.forces=gradient"
+            )
         if any(t.quantity == "stress" for t in terms) and forces == "direct":
-            raise CovariumError("a stress term needs task.forces=gradient: a direct force head has no strain derivative")
+            raise CovariumError(
+                "a stress term needs task.forces=gradient: a direct force head has no strain derivative"
+            )
         self.model = model
         self.forces: ForceRule = forces
         self.terms = tuple(terms)
@@ -202,7 +210,13 @@ class Potential(nn.Module):
         return _sum(self.reference_table[system.numbers], system)
 
     def evaluate(
-        self, system: AtomGraph, *, forces: bool, stress: bool, create_graph: bool = False, rng: torch.Generator | None = None
+        self,
+        system: AtomGraph,
+        *,
+        forces: bool,
+        stress: bool,
+        create_graph: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Prediction:
         """Energies without references, as needed in training: everything in units of the scale.
 

@@ -179,7 +179,9 @@ class Trainer:
                     self._save()
                     name = signal.Signals(stopped).name
                     command = resume_command(self.out, self.ranks)
-                    reason = f"interrupted by {name} after step {position.step}; the state is saved, resume with: {command}"
+                    reason = (
+                        f"interrupted by {name} after step {position.step}; the state is saved, resume with: {command}"
+                    )
                     return self._result(reason, interrupted=True)
                 self._tell()
         if position.best == math.inf:

@@ -66,7 +66,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.time_s is None:
             raise CovariumError("training needs a length: set epochs, steps or time_s")
-        bad = [(name, "positive") for name in POSITIVE if getattr(self, name) is not None and not getattr(self, name) > 0]
+        bad = [
+            (name, "positive") for name in POSITIVE if getattr(self, name) is not None and not getattr(self, name) > 0
+        ]
         bad += [(name, "0 or more") for name in NOT_NEGATIVE if not getattr(self, name) >= 0]
         if not 0 <= self.min_lr <= 1:
             bad.append(("min_lr", "between 0 and 1"))

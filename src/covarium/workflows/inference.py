@@ -205,7 +205,7 @@ def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
         given["time_s"] = TIME
     if given.get("batch_size") is None:
         room = max(1, int(MOST_ATOMS / found.average_atoms))
-        given["batch_size"] = max(1, min(round(frames / STEPS_PER_EPOCH), 32, room))
+        given["batch_size"] = min(max(4, round(frames / STEPS_PER_EPOCH)), 32, room)
     return build(Settings, given, "training")
 
 
@@ -247,6 +247,7 @@ def _findings(asked: RunConfig, config: RunConfig, parts: Parts, found: Statisti
         ("theory", section.theory or "not stated", "" if section.theory else "record it by --set task.theory=…"),
         ("energies", section.energy, "given" if "energy" in asked.task.model_fields_set else "assumed"),
         ("split", parts.note.removeprefix("split: "), ""),
+        *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
         ("references", f"{energies} eV", found.references.source),
         ("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
         ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),

@@ -133,7 +133,9 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     frames = {"training_frames": len(plan.train), "validation_frames": len(plan.valid)}
 
     def save_best(task: Potential, row: Mapping[str, Any]) -> None:
-        checkpoint.save(out / BEST, task, {**card, **frames, **row})
+        # without the clock, so that the same run gives the same file
+        measured = {name: value for name, value in row.items() if name != "time"}
+        checkpoint.save(out / BEST, task, {**card, **frames, **measured})
 
     return train(
         plan.task, plan.train, plan.valid, plan.settings, out,

@@ -14,17 +14,20 @@ from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
 
 
-class GateActivation(nn.Module):
-    """SiLU on l = 0, σ(gate of the degree) × l > 0. Exactly equivariant; ``rows`` are the pairs (l, m) of the layout."""
+def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tensor, "N S H"]:
+    """SiLU on l = 0, σ(gate of the degree) × l > 0, for l-primary features. Exactly equivariant."""
+    lmax = gates.shape[1]
+    parts = x.split([2 * l + 1 for l in range(lmax + 1)], dim=1)
+    factors = torch.sigmoid(gates).split(1, dim=1)
+    return torch.cat([silu(parts[0]), *[part * f for part, f in zip(parts[1:], factors, strict=True)]], dim=1)
 
-    def __init__(self, rows: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
-        # row l = 0 comes first among the scalars of either layout; m = 0 rows of l > 0 follow it in m-primary order
-        self.register_buffer("degree", torch.tensor([l - 1 for l, _ in rows[1:]], dtype=torch.int64), persistent=False)
 
-    def forward(self, gates: Float[Tensor, "N L H"], x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
-        gates = torch.sigmoid(gates).index_select(1, self.degree)
-        return torch.cat([silu(x[:, :1]), x[:, 1:] * gates], dim=1)
+def gate_orders(x: Sequence[Float[Tensor, "E s n H"]], gates: Float[Tensor, "E L H"]) -> list[Float[Tensor, "E s n H"]]:
+    """The same for features in the edge frame, a list over |m|."""
+    gates = torch.sigmoid(gates)
+    scalars, rest = x[0].split([1, x[0].shape[2] - 1], dim=2)
+    zero = torch.cat([silu(scalars), rest * gates.unsqueeze(1)], dim=2)
+    return [zero, *[part * gates[:, m:].unsqueeze(1) for m, part in enumerate(x[1:])]]
 
 
 class S2Activation(ExactConstants):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -20,9 +21,9 @@ class SO3Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Float[Tensor, "N S I"]) -> Float[Tensor, "N S O"]:
-        scalars = nn.functional.linear(x[:, :1], self.weight[0], self.bias)
-        parts = [x[:, l * l : (l + 1) ** 2] @ self.weight[l].T for l in range(1, self.lmax + 1)]
-        return torch.cat([scalars, *parts], dim=1)
+        parts = x.split([2 * l + 1 for l in range(self.lmax + 1)], dim=1)
+        scalars = nn.functional.linear(parts[0], self.weight[0], self.bias)
+        return torch.cat([scalars, *[part @ w.T for part, w in zip(parts[1:], self.weight[1:], strict=True)]], dim=1)
 
     def scalars(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The l = 0 row alone."""
@@ -48,25 +49,35 @@ class SO2MLinear(nn.Module):
 
 
 class SO2Convolution(nn.Module):
-    """Linear map of m-primary features in the edge frame, mixing degrees and channels for each |m|.
+    """Linear map of features in the edge frame, mixing degrees and channels for each |m|.
 
-    Features [E, R·C]; ``extra`` more scalars come out first, from m = 0.
+    Features are a list over |m| = 0..M of [E, s, n, C]: s = 1 for m = 0, else 2 (+m, −m); n = L + 1 − |m| degrees. That is the
+    m-primary order, cut where the map cuts it. ``extra`` more scalars come out of m = 0, first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, lmax: int, mmax: int, extra: int = 0) -> None:
         super().__init__()
-        self.extra = extra
-        self.widths = [(lmax + 1) * in_channels]
-        self.fc_m0 = nn.Linear(self.widths[0], (lmax + 1) * out_channels + extra)
-        self.so2_m_conv = nn.ModuleList()
-        for m in range(1, mmax + 1):
-            degrees = lmax + 1 - m
-            self.widths.append(2 * degrees * in_channels)
-            self.so2_m_conv.append(SO2MLinear(degrees * in_channels, degrees * out_channels))
+        self.lmax, self.out_channels = lmax, out_channels
+        self.sizes = [extra, (lmax + 1) * out_channels]
+        self.fc_m0 = nn.Linear((lmax + 1) * in_channels, sum(self.sizes))
+        degrees = range(lmax, lmax - mmax, -1)
+        self.so2_m_conv = nn.ModuleList(SO2MLinear(n * in_channels, n * out_channels) for n in degrees)
 
-    def forward(self, x: Float[Tensor, "E RI"]) -> tuple[Float[Tensor, "E X"], Float[Tensor, "E RO"]]:
+    def forward(
+        self, x: Sequence[Float[Tensor, "E s n I"]]
+    ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E s n O"]]]:
         """The extra scalars, and the features."""
-        parts = x.split(self.widths, dim=1)
-        zero = self.fc_m0(parts[0])
-        rest = [conv(part) for conv, part in zip(self.so2_m_conv, parts[1:], strict=True)]
-        return zero[:, : self.extra], torch.cat([zero[:, self.extra :], *rest], dim=1)
+        extra, zero = self.fc_m0(x[0].flatten(1)).split(self.sizes, dim=1)
+        flat = [zero, *[conv(part.flatten(1)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
+        return extra, [y.unflatten(1, (min(m, 1) + 1, -1, self.out_channels)) for m, y in enumerate(flat)]
+
+
+def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E s n C"]]:
+    """m-primary features as the list over |m|."""
+    parts = x.split([(min(m, 1) + 1) * (lmax + 1 - m) for m in range(mmax + 1)], dim=1)
+    return [part.unflatten(1, (min(m, 1) + 1, -1)) for m, part in enumerate(parts)]
+
+
+def join_orders(x: Sequence[Float[Tensor, "E s n C"]]) -> Float[Tensor, "E R C"]:
+    """The inverse of ``split_orders``."""
+    return torch.cat([part.flatten(1, 2) for part in x], dim=1)

@@ -34,10 +34,8 @@ class LayerNormSH(ExactConstants):
         self.register_buffer("degree", torch.from_numpy(degree - 1), persistent=False)
 
     def forward(self, x: Float[Tensor, "N S C"]) -> Float[Tensor, "N S C"]:
-        scalars = self.norm_l0(x[:, :1])
-        if x.shape[1] == 1:
-            return scalars
-        rest = x[:, 1:]
+        first, rest = x.split([1, x.shape[1] - 1], dim=1)
+        scalars = self.norm_l0(first)
         mean = torch.einsum("nsc,s->n", rest.square(), self.balance)
         scale = torch.rsqrt(mean + EPS)[:, None, None]
         return torch.cat([scalars, rest * scale * self.affine_weight.index_select(0, self.degree)], dim=1)
@@ -72,19 +70,20 @@ class LayerNormPerDegree(nn.Module):
 
     def forward(self, x: Float[Tensor, "N S C"]) -> Float[Tensor, "N S C"]:
         x = _centred(x)
-        parts = []
-        for l in range(self.lmax + 1):
-            part = x[:, l * l : (l + 1) ** 2]
-            parts.append(part * torch.rsqrt(part.square().mean((1, 2), keepdim=True) + EPS) * self.affine_weight[l])
-        return _with_bias(torch.cat(parts, dim=1), self.affine_bias)
+        parts = x.split([2 * l + 1 for l in range(self.lmax + 1)], dim=1)
+        scaled = [part * torch.rsqrt(part.square().mean((1, 2), keepdim=True) + EPS) for part in parts]
+        weighted = [part * weight for part, weight in zip(scaled, self.affine_weight, strict=True)]
+        return _with_bias(torch.cat(weighted, dim=1), self.affine_bias)
 
 
 def _centred(x: Tensor) -> Tensor:
-    return torch.cat([x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:]], dim=1)
+    first, rest = x.split([1, x.shape[1] - 1], dim=1)
+    return torch.cat([first - first.mean(2, keepdim=True), rest], dim=1)
 
 
 def _with_bias(x: Tensor, bias: Tensor) -> Tensor:
-    return torch.cat([x[:, :1] + bias, x[:, 1:]], dim=1)
+    first, rest = x.split([1, x.shape[1] - 1], dim=1)
+    return torch.cat([first + bias, rest], dim=1)
 
 
 NORMS = {"layer_norm_sh": LayerNormSH, "rms_norm_sh": RMSNormSH, "layer_norm": LayerNormPerDegree}

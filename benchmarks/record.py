@@ -1,0 +1,54 @@
+"""Where a benchmark leaves its numbers: ``records/<date>-<what>/``, with machine, versions and commit."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RECORDS = Path(__file__).parent / "records"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip() or "unknown",
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def write_record(what: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> Path:
+    """Write rows as JSON and print them as a table; ``note`` says what a reader must know."""
+    facts = machine()
+    folder = RECORDS / f"{facts['date']}-{what}"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"what": what, "note": note, "machine": facts, "command": " ".join(sys.argv), "rows": list(rows)}
+    path = folder / "record.json"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=float) + "\n")
+    print(f"{what}: {note}")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *[[_text(row.get(name, "")) for name in names] for row in rows]]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(names))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(f"written to {path}")
+    return path
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,255 @@
+"""The command line from a file of labelled structures to a model and its use, and what it says when it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors import safe_open
+
+import covarium
+from covarium.cli import main
+
+TINY = (
+    "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
+    "--set model.num_heads=2 --set model.attn_hidden_channels=8 --set model.ffn_hidden_channels=8 "
+    "--set model.edge_channels=8 --set training.batch_size=4 --threads 1"
+).split()
+
+
+def labelled(count: int, seed: int) -> list[Atoms]:
+    """Disturbed copper tetrahedra with the energies and forces of effective-medium theory."""
+    rng = np.random.default_rng(seed)
+    corners = 2.4 / np.sqrt(2) * np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    frames = []
+    for _ in range(count):
+        atoms = Atoms("Cu4", corners + rng.normal(0, 0.1, (4, 3)), calculator=EMT())
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def call(*arguments: str | Path) -> int:
+    """The exit code of a command run in this process."""
+    before = sys.argv
+    sys.argv = ["covarium", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def fingerprint(model: Path) -> str:
+    """Of header and tensors; the file itself may hold its metadata in any order."""
+    with safe_open(model, "pt") as file:
+        return file.metadata()["sha256"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "copper.extxyz"
+    ase.io.write(path, labelled(24, 0))
+    ase.io.write(path.with_name("test.extxyz"), labelled(6, 1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    folder = data.parent / "run"
+    test = data.with_name("test.extxyz")
+    assert call("train", data, *TINY, "--set", "training.steps=12", "--test", test, "--out", folder) == 0
+    return folder
+
+
+def test_help_is_quick_and_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['covarium', '--help']\n"
+        "from covarium.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "import covarium\n"
+        "assert not {'torch', 'numpy', 'ase', 'pydantic_core'} & set(sys.modules), 'a heavy library was imported'"
+    )
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in ("train", "evaluate", "predict", "md", "relax", "info", "demo"))
+    # half a second on an idle machine; the tests share theirs
+    assert time.monotonic() - start < 2.0
+
+
+def test_run_folder_holds_what_was_promised(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    expected = {"best.safetensors", "config.resolved.yaml", "split.json", "log.csv", "state.safetensors", "report.html"}
+    assert names - {"tensorboard"} == expected
+    split = json.loads((run / "split.json").read_text())
+    assert [len(split[part]) for part in ("train", "valid", "test")] == [23, 1, 6]
+
+
+def test_what_was_inferred_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", data, *TINY, "--dry-run", "--out", tmp_path / "no") == 0
+    said = capsys.readouterr().out
+    for what in ("24 frames of 4 atoms", "energy", "units", "23 training, 1 validation", "Cu", "5 Å", "3.00 neighbours",
+                 "4 frames", "float32 on cpu", "estimate"):  # fmt: skip
+        assert what in said, said
+    assert not (tmp_path / "no").exists()
+
+
+def test_resolved_configuration_gives_the_same_run(run: Path, tmp_path: Path) -> None:
+    assert call("train", "--config", run / "config.resolved.yaml", "--out", tmp_path / "again") == 0
+    assert fingerprint(tmp_path / "again" / "best.safetensors") == fingerprint(run / "best.safetensors")
+    for name in ("config.resolved.yaml", "split.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_interrupted_and_resumed_run_is_the_uninterrupted_one(run: Path, data: Path, tmp_path: Path) -> None:
+    test = data.with_name("test.extxyz")
+    command = [
+        sys.executable,
+        "-m",
+        "covarium",
+        "train",
+        str(data),
+        *TINY,
+        "--set",
+        "training.steps=12",
+        "--test",
+        str(test),
+    ]
+    started = subprocess.Popen(
+        [*command, "--out", "part"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    log = tmp_path / "part" / "log.csv"
+    while started.poll() is None and not log.exists():
+        time.sleep(0.01)
+    started.terminate()
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode == 0
+    # a quick machine may have finished before the signal came
+    assert "covarium train --resume part" in said or "finished 12 steps" in said.lower()
+    assert call("train", "--resume", tmp_path / "part") == 0
+    assert fingerprint(tmp_path / "part" / "best.safetensors") == fingerprint(run / "best.safetensors")
+
+
+def test_a_folder_with_a_run_is_refused(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert call("train", data, *TINY, "--epochs", "1", "--out", run) == 2
+    assert f"covarium train --resume {run}" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_evaluate_writes_errors_in_ev(run: Path, data: Path, tmp_path: Path) -> None:
+    test = data.with_name("test.extxyz")
+    target = tmp_path / "errors.json"
+    assert call("evaluate", run, test, "--json", target, "--out", tmp_path / "out") == 0
+    errors = json.loads(target.read_text())
+    frames = ase.io.read(test, ":")
+    predicted = covarium.load(run).predict([Atoms(f.numbers, f.positions) for f in frames])
+    forces = np.concatenate([p.forces - f.get_forces() for p, f in zip(predicted, frames, strict=True)])
+    energies = np.array([p.energy - f.get_potential_energy() for p, f in zip(predicted, frames, strict=True)])
+    assert errors["forces"]["mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-5)
+    assert errors["forces"]["rmse"] == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-5)
+    assert errors["energy"]["mae"] == pytest.approx(np.abs(energies).mean(), rel=1e-5)
+    assert errors["energy_per_atom"]["rmse"] == pytest.approx(np.sqrt((energies**2).mean()) / 4, rel=1e-5)
+    assert errors["units"]["forces"] == "eV/Å"
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_predict_calculator_and_relax_agree(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.extxyz"
+    assert call("predict", run, data, "--out", out, "--set", "data.limit=3") == 0
+    atoms = ase.io.read(out, "0")
+    fresh = Atoms(atoms.numbers, atoms.positions, calculator=covarium.load(run).calculator())
+    assert atoms.get_potential_energy() == pytest.approx(fresh.get_potential_energy(), abs=1e-5)
+    np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-5)
+    assert call("relax", run, out, "--steps", "3", "--out", tmp_path / "relax") == 0
+    assert len(ase.io.read(tmp_path / "relax" / "trajectory.extxyz", ":")) > 1
+
+
+def test_md_goes_on_where_it_stopped(run: Path, data: Path, tmp_path: Path) -> None:
+    md = ["md", run, data, "--ensemble", "nve", "--temperature", "50", "--timestep", "1", "--interval", "1"]
+    assert call(*md, "--steps", "6", "--out", tmp_path / "whole") == 0
+    assert call(*md, "--time", "4fs", "--out", tmp_path / "part") == 0
+    assert call(*md, "--steps", "6", "--out", tmp_path / "part", "--resume") == 0
+    assert (tmp_path / "part" / "md.csv").read_text() == (tmp_path / "whole" / "md.csv").read_text()
+
+
+def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", run) == 0
+    said = capsys.readouterr().out
+    for what in ("equiformer_v2", "SE(3)", "Cu", "total", "gradient of the energy", "copper.extxyz"):
+        assert what in said, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "Did you mean 'train'?"),
+        ("train {data} --epoch 3", "--epochs"),
+        ("train {data} --time 30", "'30' is not a duration"),
+        ("train {data} --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
+        ("train {data} --set modle.lmax=2", "'modle' is unknown; did you mean 'model'?"),
+        ("train {data} --set model.lmax=two", "model.lmax: input should be a valid integer"),
+        ("train {data} --set training.lr=-1", "lr must be positive"),
+        ("train {data} --set task.terms.force.weight=1", "did you mean 'forces'?"),
+        ("train {data} --set task.forces=direct", "force_head"),
+        ("train {data} --set task.terms.stress.weight=1", "stress"),
+        ("train {data} --set data.keys.energy=E", "'E'"),
+        ("train {data} --model equiformer_v3", "did you mean 'equiformer_v2'?"),
+        ("train {data} --recipe oc20-31", "did you mean 'oc20-31m'?"),
+        ("train {data} --config absent.yaml", "absent.yaml"),
+        ("train {data} --device gpu", "cpu, cuda"),
+        ("train copper.extxy", "copper.extxy"),
+        ("train", "name a file"),
+        ("train --resume {folder}", "config.resolved.yaml"),
+        ("train {data} --resume {run}", "--resume"),
+        ("evaluate {run} {folder}/nowhere.extxyz", "nowhere.extxyz"),
+        ("evaluate {folder} {data}", "best.safetensors"),
+        ("evaluate {run}/log.csv {data}", "log.csv"),
+        ("evaluate {run} {data} --dtype float16", "'float16' is not one of 'float32', 'float64'"),
+        ("predict {run} {data} --set model.lmax=2", "only settings of data"),
+        ("md {run} {data} --time 1ps --steps 3", "not both"),
+        ("md {run} {data} --ensemble nvt", "'nve', 'langevin', 'npt'"),
+        ("relax {run} {data} --cell", "three periodic directions"),
+        ("relax {run} {data} --index 99", "there is no 99"),
+    ],
+)
+def test_bad_input_gives_one_message(
+    arguments: str, message: str, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments.format(run=run, data=data, folder=tmp_path).split()) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ") and "Traceback" not in said
+    assert not list(tmp_path.iterdir()), "something was half-written"
+
+
+def test_unknown_element_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold = Atoms("Au2", [[0, 0, 0], [0, 0, 2.5]])
+    ase.io.write(tmp_path / "gold.xyz", gold)
+    assert call("predict", run, tmp_path / "gold.xyz", "--out", tmp_path / "x.extxyz") == 2
+    said = capsys.readouterr().err
+    assert "gold.xyz" in said and "79" in said
+    assert not (tmp_path / "x.extxyz").exists()
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "absent.extxyz", "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
