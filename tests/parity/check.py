@@ -146,7 +146,8 @@ def check(family: str, folder: Path, tolerance: float | None = None) -> tuple[bo
     passed = max(largest) <= allowed and all(value <= limit for _, value, limit in result.extra)
     gradients = f"gradients {largest[1]:.2e}" if result.gradients else "no gradients stored"
     compared = len(result.outputs) + len(result.gradients)
-    line = f"{folder.name:32s} {compared:5d} tensors  outputs {largest[0]:.2e}  {gradients}  {'PASS' if passed else 'FAIL'}"
+    verdict = "PASS" if passed else "FAIL"
+    line = f"{folder.name:32s} {compared:5d} tensors  outputs {largest[0]:.2e}  {gradients}  {verdict}"
     return passed, line, worst
 
 

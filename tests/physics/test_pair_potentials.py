@@ -6,12 +6,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones as AseLennardJones
+from scipy.optimize import minimize_scalar
+
 from covarium.errors import CovariumError
 from covarium.physics import Harmonic, LennardJones, Morse
 from covarium.simulation import Calculator
 from covarium.systems import atom_graph
 from covarium.tasks import Potential
-from scipy.optimize import minimize_scalar
 
 
 def dimer_energy(model, distance):

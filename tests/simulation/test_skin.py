@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from covarium.errors import CovariumError
 from covarium.simulation.skin import SkinList
 from covarium.systems import GraphSpec
 from covarium.systems.neighbours import neighbour_pairs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def assert_fresh(skin, positions, cell, pbc):

@@ -10,8 +10,8 @@ from torch import Tensor
 def edge_frames(unit: Float[Tensor, "E 3"]) -> Float[Tensor, "E 3 3"]:
     """Rotations R with R r̂ = +y, one per unit vector, without angles.
 
-    No single frame is smooth on the whole sphere, so there are two charts, chosen by the sign s of y. With y ≥ 0 it is the
-    smallest rotation from r̂ to +y; with y < 0 the half turn diag(1, −1, −1) comes first. Both are polynomials in r̂
+    No single frame is smooth on the whole sphere, so there are two charts, chosen by the sign s of y. With y ≥ 0 it is
+    the smallest rotation from r̂ to +y; with y < 0 the half turn diag(1, −1, −1) comes first. Both are polynomials in r̂
     divided by d = 1 + |y| ≥ 1: exact derivatives of every order on each chart, the poles included. Across the border
     y = 0 the frame turns about the edge, which layers that commute with that rotation do not notice.
 

@@ -46,8 +46,8 @@ def s2_grid(lmax: int, mmax: int, kind: GridKind, latitudes: int | None = None, 
     Args:
         lmax: highest degree.
         mmax: highest order; columns with |m| > mmax are zero.
-        kind: ``equal_angle``: the published grid of e3nn (β_b = (b+½)π/n); ``gauss_legendre``: half the latitudes at the
-            same degree of exactness.
+        kind: ``equal_angle``: the published grid of e3nn (β_b = (b+½)π/n); ``gauss_legendre``: half the latitudes
+            at the same degree of exactness.
         latitudes: default 2(lmax+1) (equal angle) or ⌈(3 lmax+1)/2⌉, exact for products of two signals.
         longitudes: default 2 mmax+1 (2(mmax+1)+1 if lmax = mmax) for equal angle, 3 mmax+1 for Gauss–Legendre.
 

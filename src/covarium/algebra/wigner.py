@@ -1,7 +1,7 @@
 """Wigner D matrices in the real basis, by recursion in the degree: no Euler angles, no acos, no stored tables.
 
-D_{l+1} = C_lᵀ (D_l ⊗ R) C_l, where C_l embeds degree l + 1 isometrically into l ⊗ 1. Every entry of D is a polynomial in
-the entries of R, so all derivatives exist and are exact everywhere. D is defined by Y(R v) = D(R) Y(v); D_1 = R.
+D_{l+1} = C_lᵀ (D_l ⊗ R) C_l, where C_l embeds degree l + 1 isometrically into l ⊗ 1. Every entry of D is a polynomial
+in the entries of R, so all derivatives exist and are exact everywhere. D is defined by Y(R v) = D(R) Y(v); D_1 = R.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from covarium.algebra.sphere import quadrature
 def coupling(l: int) -> np.ndarray:
     """[2l+1, 3, 2l+3] float64: the isometry C_l from degree l + 1 into l ⊗ 1.
 
-    Up to normalisation C_l is the Gaunt coefficient ∫ Y_l Y_1 Y_{l+1} (l + 1 + (l+1) is even, so it does not vanish), here
-    by a quadrature that is exact for it.
+    Up to normalisation C_l is the Gaunt coefficient ∫ Y_l Y_1 Y_{l+1} (l + 1 + (l+1) is even, so it does not vanish),
+    here by a quadrature that is exact for it.
     """
     points, weights = quadrature(2 * l + 2)
     y = spherical_harmonics_numpy(points, l + 1)
@@ -34,12 +34,13 @@ def coupling(l: int) -> np.ndarray:
 
 
 def wigner_d(rotations: Float[Tensor, "E 3 3"], lmax: int) -> list[Float[Tensor, "E _ _"]]:
-    """D_0 .. D_lmax of proper rotations, each [E, 2l+1, 2l+1], in the dtype of the input; differentiable to any order."""
+    """D_0 .. D_lmax of proper rotations, each [E, 2l+1, 2l+1], in their dtype; differentiable to any order."""
     blocks = [rotations.new_ones(rotations.shape[0], 1, 1), rotations]
     for l in range(1, lmax):
         c = torch.from_numpy(coupling(l)).to(rotations)
         n = 2 * l + 1
-        x = (blocks[l] @ c.reshape(n, -1)).unflatten(-1, (3, n + 2))  # [E, p, b, M] = Σ_q D[p, q] C[q, b, M]
+        # [E, p, b, M] = Σ_q D[p, q] C[q, b, M]
+        x = (blocks[l] @ c.reshape(n, -1)).unflatten(-1, (3, n + 2))
         x = torch.einsum("eab,epbm->epam", rotations, x)
         blocks.append(c.reshape(-1, n + 2).T @ x.flatten(1, 2))
     return blocks[: lmax + 1]

@@ -14,6 +14,8 @@ from covarium.ops.gather import gather
 class GaussianBasis(ExactConstants):
     """K Gaussians with centres on linspace(0, cutoff) and standard deviation ``width`` spacings; not enveloped."""
 
+    offset: Tensor
+
     def __init__(self, num_basis: int, cutoff: float, width: float = 2.0) -> None:
         super().__init__()
         centres = np.linspace(0.0, cutoff, num_basis)
@@ -46,13 +48,13 @@ class RadialFunction(nn.Module):
         elements: tuple[Float[Tensor, "Z A"], Float[Tensor, "Z A"]] | None,
         z: tuple[Int[Tensor, " E"], Int[Tensor, " E"]],
     ) -> Float[Tensor, "E out"]:
-        """``elements``: source and target tables, or None without element channels; ``z``: source and target elements."""
-        first = self.net[0]
-        x = nn.functional.linear(basis, first.weight[:, : self.num_basis], first.bias)
+        """``elements``: source and target tables, or None; ``z``: source and target elements."""
+        weight = self.get_parameter("net.0.weight")
+        x = nn.functional.linear(basis, weight[:, : self.num_basis], self.get_parameter("net.0.bias"))
         if elements is not None:
-            w = first.weight[:, self.num_basis :]
+            w = weight[:, self.num_basis :]
             for table, index, part in zip(elements, z, w.split(self.element_channels, dim=1), strict=True):
                 x = x + gather(nn.functional.linear(table, part), index)
-        for layer in self.net[1:]:
+        for layer in list(self.net)[1:]:
             x = layer(x)
         return x

@@ -1,11 +1,12 @@
 """EquiformerV2 (Liao 2023, arXiv 2306.12059), with the numbers of the official code where paper and code differ.
 
-Letters: N atoms, E edges j → i, B structures, C sphere channels, L lmax, M mmax, S = (L+1)² coefficients (l-primary),
-R coefficients with |m| ≤ M (m-primary, in the edge frame), H hidden channels, h heads, a and v alpha and value channels.
+Letters: N atoms, E edges j → i, B structures, C sphere channels, L lmax, M mmax, S = (L+1)² coefficients
+(l-primary), R coefficients with |m| ≤ M (m-primary, in the edge frame), H hidden channels, h heads, a and v alpha and
+value channels.
 
 Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax, gate
-activations (exactly equivariant), Gauss–Legendre grids, no truncation of neighbours, adjustable constants. They are the
-defaults; ``Config.published`` gives the switches of the official OC20 models.
+activations (exactly equivariant), Gauss–Legendre grids, no truncation of neighbours, adjustable constants. They are
+the defaults; ``Config.published`` gives the switches of the official OC20 models.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.ops.attention import edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
-from covarium.systems import AtomGraph, AtomOutput, GraphSpec
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
 
 Elements = tuple[Tensor, Tensor] | None
 
@@ -44,7 +45,7 @@ class Config:
         cutoff: Å.
         neighbours, max_neighbours: rule of ``GraphSpec``.
         norm_type: see ``layers.irreps.norm``.
-        attn_activation, ffn_activation: ``gate`` is exactly equivariant; the S² forms are so up to the aliasing of the grid.
+        attn_activation, ffn_activation: ``gate`` is exactly equivariant; S² up to the aliasing of its grid.
         grid, grid_resolution: kind of S² grid and its latitudes and longitudes (None: default of ``s2_grid``).
         radial_weights: ``per_degree``, one weight per (l, channel) before rotation (official use_m_share_rad), or
             ``per_order``, one per (l, |m|, channel) in the edge frame.
@@ -105,7 +106,8 @@ class Config:
         fields: dict[str, Any] = dict(
             num_layers=8, sphere_channels=128, attn_hidden_channels=64, num_heads=8, attn_alpha_channels=64,
             attn_value_channels=16, ffn_hidden_channels=128, edge_channels=128, lmax=4, mmax=2, cutoff=12.0,
-            neighbours="nearest", max_neighbours=20, max_num_elements=90, num_distance_basis=600, norm_type="layer_norm_sh",
+            neighbours="nearest", max_neighbours=20, max_num_elements=90, num_distance_basis=600,
+            norm_type="layer_norm_sh",
             attn_activation="separable_s2", ffn_activation="separable_grid_mlp", grid="equal_angle", grid_resolution=18,
             radial_weights="per_order", envelope="none", force_head=True, avg_degree=23.395238876342773,
             avg_num_nodes=77.81317, alpha_drop=0.1, drop_path_rate=0.1,
@@ -196,7 +198,8 @@ class GraphAttention(nn.Module):
             of_degree = self.rad_func(edges.basis, _elements(self, shared), edges.z).unflatten(1, (c.lmax + 1, -1))
             weights = [of_degree[:, m:] for m in range(c.mmax + 1)]
         else:
-            flat = self.so2_conv_1.rad_func(edges.basis, _elements(self, shared), edges.z)
+            radial = self.so2_conv_1.get_submodule("rad_func")
+            flat = radial(edges.basis, _elements(self, shared), edges.z)
             weights = [w.unflatten(1, (-1, 2 * c.sphere_channels)) for w in flat.split(self._weight_widths(), dim=1)]
         return [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
 
@@ -265,6 +268,7 @@ class FeedForward(nn.Module):
     def _grid_mlp(self, y: Tensor) -> Tensor:
         """The first and last linear act on channels, the grid transforms on coefficients: they commute, so both act on
         the few coefficients instead of the many points."""
+        assert isinstance(self.activation, S2Activation)
         points = silu(self.activation.to_grid @ self.grid_mlp[0](y))
         return self.grid_mlp[4](self.activation.from_grid @ silu(self.grid_mlp[2](points)))
 
@@ -307,13 +311,12 @@ class Block(nn.Module):
         return drop(x, self.config.proj_drop, (x.shape[0], 1, x.shape[2]), rng)
 
 
-class EquiformerV2(nn.Module):
+class EquiformerV2(AtomModel):
     """The model: ``forward(graph) -> AtomOutput``; equivariant under SE(3), in the smooth default exactly so.
 
     Parameter names are the official ones. Differentiable twice and more.
     """
 
-    Config = Config
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
 
@@ -418,8 +421,9 @@ def _element_tables(module: nn.Module, config: Config) -> None:
 
 
 def _elements(module: nn.Module, shared: Elements) -> Elements:
-    table = getattr(module, "source_embedding", None)
-    return shared if table is None else (table.weight, module.target_embedding.weight)
+    if not hasattr(module, "source_embedding"):
+        return shared
+    return module.get_parameter("source_embedding.weight"), module.get_parameter("target_embedding.weight")
 
 
 def _radial_function(config: Config, out: int) -> RadialFunction:

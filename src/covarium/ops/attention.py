@@ -23,9 +23,9 @@ def edge_softmax(
     """Softmax over the edges of each target.
 
     With an envelope e the weights are e exp(z) / (Σ e exp(z) + 1e-16), so that an edge leaves the sum smoothly at the
-    cutoff (Liao 2026, arXiv 2604.09130, smooth-cutoff attention; there the weight is multiplied by e once more, which is
-    the caller's business). The maximum, which only keeps exp in range, carries no gradient; it is taken over e exp(z), so
-    that an edge of weight zero cannot push all others below the 1e-16.
+    cutoff (Liao 2026, arXiv 2604.09130, smooth-cutoff attention; there the weight is multiplied by e once more, which
+    is the caller's business). The maximum, which only keeps exp in range, carries no gradient; it is taken over
+    e exp(z), so that an edge of weight zero cannot push all others below the 1e-16.
     """
     index = target.unsqueeze(1).expand_as(logits)
     lowest = logits.new_full((num_atoms, logits.shape[1]), -torch.inf)

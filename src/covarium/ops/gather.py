@@ -1,7 +1,7 @@
 """From atoms to edges and back: a pair of linear maps, each the derivative of the other.
 
-torch's own derivative of ``index_select`` scatters element by element on the CPU, ten times slower than ``index_add`` of
-whole rows; these two close under differentiation to any order.
+torch's own derivative of ``index_select`` scatters element by element on the CPU, ten times slower than ``index_add``
+of whole rows; these two close under differentiation to any order.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ AVG_NUM_NODES = 77.81317
 DEFAULTS: dict[str, Any] = dict(
     use_pbc=True, regress_forces=True, max_neighbors=500, max_radius=5.0, max_num_elements=90, num_layers=12,
     sphere_channels=128, attn_hidden_channels=128, num_heads=8, attn_alpha_channels=32, attn_value_channels=16,
-    ffn_hidden_channels=512, norm_type="rms_norm_sh", lmax_list=[6], mmax_list=[2], grid_resolution=None, edge_channels=128,
+    ffn_hidden_channels=512, norm_type="rms_norm_sh", lmax_list=[6], mmax_list=[2], grid_resolution=None,
+    edge_channels=128,
     use_atom_edge_embedding=True, share_atom_edge_embedding=False, use_m_share_rad=False, distance_function="gaussian",
     use_s2_act_attn=False, use_attn_renorm=True, use_gate_act=False, use_grid_mlp=False, use_sep_s2_act=True,
     alpha_drop=0.1, drop_path_rate=0.05, proj_drop=0.0, weight_init="normal",

@@ -55,7 +55,7 @@ class Calculator(BaseCalculator):
         CovariumError: an unknown element, a charge or spin that the model ignores, positions that are not finite.
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 - ASE's interface
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ def overlap(calculator: Calculator, atoms: Atoms) -> Halt | None:
     return Halt(
         "overlap",
         f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are {pairs.squares[worst] ** 0.5:.3f} Å apart, "
-        f"closer than {limits[worst]:.3f} Å; the model has left its training data, or the structure starts with a clash",
+        f"closer than {limits[worst]:.3f} Å; the model has left its training data, or the structure began with a clash",
     )
 
 

@@ -46,7 +46,7 @@ class Record:
                 raise CovariumError(f"{path} exists already; resume that run or give another folder")
         elif not path.exists() or path.stat().st_size < length:
             raise CovariumError(
-                f"{path} has lost some of the {length} bytes it had at the last state; it cannot be resumed"
+                f"{path} has lost some of its {length} bytes at the last state; it cannot be resumed"
             )
         else:
             os.truncate(path, length)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from covarium.errors import CovariumError
 
@@ -43,10 +43,30 @@ class GraphSpec:
 
 
 class AtomOutput(NamedTuple):
-    """What a model says of every atom: energy [N] in the model's own scale; forces [N, 3] from a direct head, or None."""
+    """What a model says of every atom: energy [N] in its own scale; forces [N, 3] from a direct head, or None."""
 
     energy: Tensor
     forces: Tensor | None = None
+
+
+class AtomModel(nn.Module):
+    """What every model of atoms declares; ``forward(graph, rng) -> AtomOutput``.
+
+    Attributes:
+        spec: the neighbourhood it needs.
+        group: under which it is equivariant, e.g. ``SE(3)``.
+        outputs: ``energy``, and ``forces`` if it has a direct head.
+        reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
+    """
+
+    spec: GraphSpec
+    group: str
+    outputs: frozenset[str]
+    reads: frozenset[str]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
+        return set()
 
 
 @dataclass(frozen=True)

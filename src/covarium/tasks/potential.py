@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
-from covarium.systems import AtomGraph
+from covarium.systems import AtomGraph, AtomModel
 
 ForceRule = Literal["gradient", "direct"]
 QUANTITIES = ("energy", "forces", "stress")
@@ -95,7 +95,14 @@ class EnergySemantics:
 
 @dataclass(frozen=True)
 class Prediction:
-    """energy [B] eV float64 (total); atom_energy [N] eV float64; forces [N, 3] eV/Å; stress [B, 3, 3] eV/Å³, > 0 under tension."""
+    """What a potential says of a batch.
+
+    Attributes:
+        energy: [B] float64 eV, total.
+        atom_energy: [N] float64 eV.
+        forces: [N, 3] eV/Å.
+        stress: [B, 3, 3] eV/Å³, positive under tension.
+    """
 
     energy: Tensor
     atom_energy: Tensor
@@ -113,7 +120,7 @@ class Potential(nn.Module):
     """A model of atomic energies together with its scale, element references, force rule and loss terms.
 
     Args:
-        model: obeys the model protocol: ``model(graph, rng) -> AtomOutput``, ``spec``, ``group``, ``outputs``, ``reads``.
+        model: of atomic energies.
         forces: ``gradient`` (conservative) or ``direct`` (the model's own head; not conservative).
         scale: eV per unit of the model's output; forces of a direct head are in scale/Å.
         references: eV of each element the model may be used for, by atomic number.
@@ -124,9 +131,12 @@ class Potential(nn.Module):
         CovariumError: direct forces are asked of a model that has no force head.
     """
 
+    scale: Tensor
+    reference_table: Tensor
+
     def __init__(
         self,
-        model: nn.Module,
+        model: AtomModel,
         *,
         references: Mapping[int, float],
         forces: ForceRule = "gradient",
@@ -221,7 +231,7 @@ class Potential(nn.Module):
         """Energies without references, as needed in training: everything in units of the scale.
 
         Returns:
-            A prediction whose energy is Σ e_i in float64, forces and stress in the model's dtype; multiply by the scale.
+            A prediction with energy Σ e_i in float64, forces and stress in the model's dtype; multiply by the scale.
 
         Raises:
             CovariumError: stress of a structure that is not periodic in three directions.
@@ -282,7 +292,7 @@ class Potential(nn.Module):
         )
 
     def errors(self, batch: Batch, *, create_graph: bool, rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """prediction − label per quantity of the loss, in units of the scale: energy [B], forces [free atoms, 3], stress [B, 3, 3].
+        """prediction − label per quantity of the loss, over the scale: energy [B], forces [free, 3], stress [B, 3, 3].
 
         Raises:
             CovariumError: the loss has a term that the labels lack.
@@ -355,7 +365,7 @@ class Potential(nn.Module):
         }
 
     @classmethod
-    def from_description(cls, model: nn.Module, description: Mapping[str, Any]) -> Potential:
+    def from_description(cls, model: AtomModel, description: Mapping[str, Any]) -> Potential:
         """Rebuild from ``describe``.
 
         Raises:

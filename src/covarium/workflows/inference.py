@@ -14,6 +14,7 @@ from covarium.config import RunConfig, TaskSection, TermSection, build, check_na
 from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
 from covarium.errors import CovariumError
 from covarium.models import MODELS
+from covarium.systems import AtomModel
 from covarium.tasks import EnergySemantics, Potential, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
@@ -173,7 +174,7 @@ def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSectio
     return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
 
 
-def _initial(model_class: type[torch.nn.Module], config: object, seed: int, dtype: torch.dtype) -> torch.nn.Module:
+def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
@@ -185,7 +186,7 @@ def _initial(model_class: type[torch.nn.Module], config: object, seed: int, dtyp
             torch.set_default_dtype(before)
 
 
-def _assemble(model: torch.nn.Module, section: TaskSection, dtype: torch.dtype) -> Potential:
+def _assemble(model: AtomModel, section: TaskSection, dtype: torch.dtype) -> Potential:
     """The task around a model."""
     assert isinstance(section.references, dict) and section.scale is not None
     return Potential(

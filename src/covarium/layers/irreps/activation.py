@@ -33,6 +33,9 @@ def gate_orders(x: Sequence[Float[Tensor, "E s n H"]], gates: Float[Tensor, "E L
 class S2Activation(ExactConstants):
     """To the grid, SiLU, and back (Cohen 2018, arXiv 1801.10130). Equivariant up to the aliasing of the grid."""
 
+    to_grid: Tensor
+    from_grid: Tensor
+
     def __init__(self, grid: Grid, rows: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         columns = np.array([l * l + l + m for l, m in rows])

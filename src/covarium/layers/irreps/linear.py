@@ -51,8 +51,8 @@ class SO2MLinear(nn.Module):
 class SO2Convolution(nn.Module):
     """Linear map of features in the edge frame, mixing degrees and channels for each |m|.
 
-    Features are a list over |m| = 0..M of [E, s, n, C]: s = 1 for m = 0, else 2 (+m, −m); n = L + 1 − |m| degrees. That is the
-    m-primary order, cut where the map cuts it. ``extra`` more scalars come out of m = 0, first.
+    Features are a list over |m| = 0..M of [E, s, n, C]: s = 1 for m = 0, else 2 (+m, −m); n = L + 1 − |m| degrees.
+    That is the m-primary order, cut where the map cuts it. ``extra`` more scalars come out of m = 0, first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, lmax: int, mmax: int, extra: int = 0) -> None:

@@ -25,6 +25,9 @@ def _degrees(lmax: int) -> np.ndarray:
 class LayerNormSH(ExactConstants):
     """LayerNorm on l = 0; one scale per atom for all l > 0, each degree with equal weight."""
 
+    balance: Tensor
+    degree: Tensor
+
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
         self.norm_l0 = nn.LayerNorm(channels, eps=EPS)
@@ -43,6 +46,9 @@ class LayerNormSH(ExactConstants):
 
 class RMSNormSH(ExactConstants):
     """l = 0 centred over channels; one scale per atom for all degrees, each with equal weight."""
+
+    balance: Tensor
+    degree: Tensor
 
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
