@@ -53,7 +53,7 @@ def test_each_atom_has_half_of_every_pair():
 
 
 def test_fcc_lattice_sum():
-    """Long-range limit of the fcc Lennard-Jones sums A12 = 12.13188, A6 = 14.45392 (J. E. Jones and A. E. Ingham, 1925)."""
+    """Long-range limit of the fcc sums A12 = 12.13188, A6 = 14.45392 (J. E. Jones and A. E. Ingham, 1925)."""
     sigma, epsilon = 1.0, 1.0
     length = (2 * 12.13188 / 14.45392) ** (1 / 6) * sigma  # nearest neighbours in equilibrium
     atoms = bulk("Ar", "fcc", a=length * np.sqrt(2))

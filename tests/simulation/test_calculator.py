@@ -6,13 +6,12 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
+from known_potentials import ARGON, Misbehaving, argon_calculator, argon_crystal
 
 from covarium.errors import CovariumError
 from covarium.simulation import Calculator, NotFiniteError, StressUndefinedError
 from covarium.systems import atom_graph
 from covarium.tasks import Potential
-
-from .potentials import ARGON, Misbehaving, argon_calculator, argon_crystal
 
 
 def strained_crystal():

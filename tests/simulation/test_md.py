@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixAtoms, FixBondLength
 from ase.io import read
+from known_potentials import ARGON, SPRING, Misbehaving, argon_calculator, argon_crystal
 
 from covarium.errors import CovariumError
 from covarium.simulation import Calculator, MDSettings, energy_drift, md, resume_md, start_velocities, timestep_law
@@ -19,8 +21,6 @@ from covarium.simulation.md import read_log
 from covarium.simulation.velocities import temperature_of
 from covarium.tasks import Potential
 from covarium.units import FS, GPA
-
-from .potentials import ARGON, SPRING, Misbehaving, argon_calculator, argon_crystal
 
 
 def hydrogen(stretch=0.05):
@@ -86,7 +86,7 @@ def test_drift_of_a_straight_line():
 
 def test_langevin_temperature(tmp_path):
     """Mean over 32 atoms and many correlation times; the standard error is about 2 %."""
-    settings = MDSettings(steps=3000, ensemble="langevin", timestep=10.0, temperature=50.0, relaxation=200.0, interval=20)
+    settings = MDSettings(3000, ensemble="langevin", timestep=10.0, temperature=50.0, relaxation=200.0, interval=20)
     result = md(argon_crystal(), argon_calculator(), settings, tmp_path)
     temperatures = read_log(result.files["log"])["temperature_k"][15:]
     assert abs(temperatures.mean() / 50.0 - 1) < 0.08
@@ -97,7 +97,7 @@ def test_langevin_temperature(tmp_path):
 def test_langevin_harmonic_equipartition(tmp_path):
     """BAOAB samples a harmonic stretch with its exact width, kT/k, at any stable time step."""
     atoms = Atoms("H16", [[6.0 * (i // 2), 0, 0.75 * (i % 2)] for i in range(16)])
-    settings = MDSettings(steps=4000, ensemble="langevin", timestep=1.0, temperature=300.0, relaxation=20.0, interval=10)
+    settings = MDSettings(4000, ensemble="langevin", timestep=1.0, temperature=300.0, relaxation=20.0, interval=10)
     result = md(atoms, spring_calculator(), settings, tmp_path)
     frames = read(result.files["trajectory"], "50:")
     stretches = [np.linalg.norm(f.positions[1::2] - f.positions[::2], axis=1) - 0.75 for f in frames]
@@ -153,7 +153,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.simulation.potentials import argon_calculator, argon_crystal
+from known_potentials import argon_calculator, argon_crystal
 from covarium.simulation import MDSettings, md
 settings = MDSettings(steps=4000, ensemble="langevin", timestep=5.0, temperature=30.0, interval=1)
 md(argon_crystal(), argon_calculator(), settings, Path({out!r}), progress=lambda step, *_: print(step, flush=True))
@@ -162,8 +162,7 @@ md(argon_crystal(), argon_calculator(), settings, Path({out!r}), progress=lambda
 
 def test_killed_run_goes_on(tmp_path):
     """kill −9 in the middle: the files load, and the run goes on as if nothing had happened."""
-    root = str(next(p for p in __import__("pathlib").Path(__file__).parents if (p / "src").is_dir()))
-    script = KILLED.format(root=root, out=str(tmp_path / "cut"))
+    script = KILLED.format(root=str(Path(__file__).parent), out=str(tmp_path / "cut"))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if int(line) >= 25:
@@ -201,7 +200,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("deed", "reason"), [("nan", "not_finite"), ("memory", "out_of_memory"), ("kick", "temperature"), ("collapse", "overlap")]
+    ("deed", "reason"),
+    [("nan", "not_finite"), ("memory", "out_of_memory"), ("kick", "temperature"), ("collapse", "overlap")],
 )
 def test_guards_name_their_reason(deed, reason, tmp_path):
     settings = MDSettings(steps=200, timestep=0.2, temperature=300.0, interval=1)

@@ -6,14 +6,13 @@ from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
 from ase.io import read
+from known_potentials import Misbehaving, argon_calculator
 
 from covarium.errors import CovariumError
 from covarium.physics import LennardJones
 from covarium.simulation import Calculator, RelaxSettings, relax
 from covarium.tasks import Potential
 from covarium.units import GPA
-
-from .potentials import Misbehaving, argon_calculator
 
 
 def lj_calculator():
@@ -86,7 +85,9 @@ def test_fixed_atoms_stay(tmp_path):
     assert np.linalg.norm(result.atoms.positions[2] - atoms.positions[2]) > 0.05
 
 
-@pytest.mark.parametrize(("deed", "reason"), [("nan", "not_finite"), ("memory", "out_of_memory"), ("collapse", "overlap")])
+@pytest.mark.parametrize(
+    ("deed", "reason"), [("nan", "not_finite"), ("memory", "out_of_memory"), ("collapse", "overlap")]
+)
 def test_guards_name_their_reason(deed, reason, tmp_path):
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.65 if deed == "collapse" else 0.9]])
     calculator = Calculator(Potential(Misbehaving(2, deed), references={1: 0.0}))

@@ -57,12 +57,12 @@ class Config:
     """
 
     num_layers: int = 3
-    sphere_channels: int = 64
+    sphere_channels: int = 32
     attn_hidden_channels: int = 32
     num_heads: int = 4
     attn_alpha_channels: int = 16
     attn_value_channels: int = 8
-    ffn_hidden_channels: int = 128
+    ffn_hidden_channels: int = 64
     edge_channels: int = 64
     lmax: int = 2
     mmax: int = 2

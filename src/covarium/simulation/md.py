@@ -269,7 +269,7 @@ class _Run:
             "temperature_k": temperature_of(kinetic, self.freedom),
         }
         if "stress" in self.calculator.results:
-            volume = self.atoms.get_volume()
+            volume = float(self.atoms.get_volume())
             trace = float(self.calculator.results["stress"][:3].sum())
             values["pressure_gpa"] = (2.0 * kinetic / volume - trace) / 3.0 / GPA
             values["volume_a3"] = volume

@@ -21,7 +21,7 @@ class Settings:
         epochs: passes over the training data.
         steps: optimiser steps.
         time_s: wall-time budget in seconds, with all evaluations and saving inside it.
-        lr: learning rate after the warm-up.
+        lr: learning rate after the warm-up; the default suits the default model, larger ones want a tenth of it.
         weight_decay: of matrices, decoupled (Loshchilov & Hutter 2019, arXiv 1711.05101); none on biases, other vectors
             and what the task exempts.
         betas: of AdamW.
@@ -46,7 +46,7 @@ class Settings:
     epochs: int | None = None
     steps: int | None = None
     time_s: float | None = None
-    lr: float = 5e-4
+    lr: float = 4e-3
     weight_decay: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     batch_size: int = 8
@@ -54,7 +54,7 @@ class Settings:
     accumulate: int = 1
     warmup: float = 0.05
     min_lr: float = 0.01
-    ema_decay: float = 0.999
+    ema_decay: float = 0.995
     clip_norm: float | None = 10.0
     patience: int | None = None
     seed: int = 0

@@ -7,13 +7,15 @@ semi-empirical method, quick enough to label on the spot. They stand in for the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -109,21 +111,9 @@ def make_labels(out: Path, frames: int, seed: int, progress: Callable[[int, int]
     Raises:
         CovariumError: tblite is not installed.
     """
+    with _one_thread():
+        labelled = _sample(frames, seed, progress)
     out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    atoms = molecule(MOLECULE)
-    atoms.calc = _reference()
-    atoms.set_constraint(FixCom())
-    thermostat = Langevin(atoms, FS, temperature_K=TEMPERATURE, friction=0.02 / FS, rng=rng, fixcm=False)
-    thermostat.run(50 * SPACING)  # forget the start
-    labelled = []
-    for count in range(frames):
-        thermostat.run(SPACING)
-        frame = Atoms(atoms.numbers, atoms.positions, info={"theory": METHOD})
-        forces = atoms.get_forces(apply_constraint=False)
-        frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=forces)
-        labelled.append(frame)
-        progress(count + 1, frames)
     # held-out frames come later in time, so that they are not neighbours of training frames
     first_held_out = frames - max(1, round(HELD_OUT * frames))
     labels = Labels(out / "train.extxyz", out / "test.extxyz", frames)
@@ -153,8 +143,9 @@ def simulate(outcome: Outcome, labels: Labels, out: Path, progress: Progress) ->
     settings = MDSettings(steps=NVE_STEPS, ensemble="nve", timestep=0.5, temperature=300.0)
     dynamics = run_md(start, calculator, settings, out / "md", progress=progress)
     judged = relaxed.atoms.copy()
-    judged.calc = _reference()
-    force = float(np.linalg.norm(judged.get_forces(), axis=1).max())
+    with _one_thread():
+        judged.calc = _reference()
+        force = float(np.linalg.norm(judged.get_forces(), axis=1).max())
     return Simulated(relaxed, dynamics, _law(dynamics, calculator), force)
 
 
@@ -176,21 +167,51 @@ def write_report(plan: Plan, outcome: Outcome, simulated: Simulated, commands: l
     report.write(path, title, [*chapters[:-2], *added, *chapters[-2:]], subtitle=f"{plan.config.model['name']}")
 
 
+def _sample(frames: int, seed: int, progress: Callable[[int, int], object]) -> list[Atoms]:
+    """Labelled structures along Langevin dynamics."""
+    atoms = molecule(MOLECULE)
+    atoms.calc = _reference()
+    atoms.set_constraint(FixCom())
+    rng = np.random.default_rng(seed)
+    thermostat = Langevin(atoms, FS, temperature_K=TEMPERATURE, friction=0.02 / FS, rng=rng, fixcm=False)
+    thermostat.run(50 * SPACING)  # forget the start
+    labelled = []
+    for count in range(frames):
+        thermostat.run(SPACING)
+        frame = Atoms(atoms.numbers, atoms.positions, info={"theory": METHOD})
+        forces = atoms.get_forces(apply_constraint=False)
+        frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=forces)
+        labelled.append(frame)
+        progress(count + 1, frames)
+    return labelled
+
+
 def _reference() -> Any:  # noqa: ANN401 - tblite has no types
     """The labelling method as an ASE calculator."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    # read once, when the library is loaded: on a molecule of this size threads only wait for each other
-    os.environ["OMP_NUM_THREADS"] = "1"
     try:
         from tblite.ase import TBLite
     except ImportError as error:
         raise CovariumError("the labels need tblite: pip install 'covarium[demo]'") from error
+    return TBLite(method=METHOD, verbosity=0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a small molecule the threads of the labelling method only wait for each other.
+
+    It shares OpenMP with torch where both load the system's library; where it brings its own, the variable is read.
+    """
+    before, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
+        torch.set_num_threads(threads)
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
-    return TBLite(method=METHOD, verbosity=0)
 
 
 def _law(dynamics: MDResult, calculator: Calculator) -> float:

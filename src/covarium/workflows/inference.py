@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 
 DEFAULT_MODEL = "equiformer_v2"
-WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 1.0}  # of loss terms that no one has set
+# Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
+TERMS = {"energy": TermSection(), "forces": TermSection(loss="l2"), "stress": TermSection(weight=10.0)}
 LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
@@ -128,7 +128,7 @@ def divide(config: RunConfig) -> Parts:
     if not data.train:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
-        check_name(quantity, WEIGHTS, f"key 'task.terms.{quantity}'")
+        check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
     need = [q for q, term in config.task.terms.items() if term.weight > 0] or ["energy"]
     reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
     need = [*need, *[q for q in ("forces",) if not config.task.terms and q in reading.frames[0].labels]]
@@ -164,8 +164,8 @@ def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSectio
     """The task's section without gaps."""
     labels = reading.frames[0].labels
     terms = given.terms or {
-        quantity: TermSection(weight=weight)
-        for quantity, weight in WEIGHTS.items()
+        quantity: term
+        for quantity, term in TERMS.items()
         if quantity in labels and not (quantity == "stress" and given.forces == "direct")
     }
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
@@ -267,5 +267,6 @@ def _length(training: dict[str, Any]) -> str:
     """How long the run is, in words."""
     lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
     if training["time_s"] is not None:
-        lengths.append(str(timedelta(seconds=training["time_s"])) + " h")
+        seconds = training["time_s"]
+        lengths.append(f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds")
     return " or ".join(lengths) + (", whichever comes first" if len(lengths) > 1 else "")

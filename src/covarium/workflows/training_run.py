@@ -60,7 +60,7 @@ class Outcome:
         """What a user types next."""
         folder = shlex.quote(str(self.folder))
         if self.result.interrupted:
-            return [resume_command(self.folder, Ranks())]
+            return [resume_command(self.folder, Ranks(world=int(os.environ.get("WORLD_SIZE", "1"))))]
         return [
             f"covarium evaluate {folder} FILE",
             f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
