@@ -10,7 +10,7 @@ from covarium.simulation import Calculator, start_velocities
 from covarium.systems import AtomOutput, GraphSpec
 from covarium.tasks import Potential
 
-ARGON = LennardJones(0.0104, 3.4, cutoff=8.0, onset=5.0)
+ARGON = LennardJones(0.0104, 3.4, cutoff=6.5, onset=4.5)
 SPRING = Harmonic(30.0, 0.75, cutoff=1.5)
 COLLAPSED = Harmonic(0.3, 0.01, cutoff=1.5)
 

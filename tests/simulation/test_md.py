@@ -32,21 +32,16 @@ def spring_calculator(after=10**9, deed="nothing", **options):
 
 
 def test_period_of_the_harmonic_dimer(tmp_path):
-    """ω = √(k/μ); zero crossings of the stretch over fifty periods."""
+    """ω = √(k/μ); Verlet oscillates with sin(ω′dt/2) = ωdt/2 exactly, so p(t+dt) + p(t−dt) = 2 cos(ω′dt) p(t)."""
     atoms = hydrogen()
-    settings = MDSettings(steps=8000, timestep=0.05, temperature=None, interval=1)
+    settings = MDSettings(steps=200, timestep=0.5, temperature=None, interval=1)
     result = md(atoms, Calculator(Potential(SPRING, references={1: 0.0})), settings, tmp_path)
-    frames = read(result.files["trajectory"], ":2000:20")
-    assert len(frames) == 100
-    kinetic = read_log(result.files["log"])["kinetic_ev"]  # twice the frequency of the stretch
-    time_fs = 0.05 * np.arange(len(kinetic))
-    rising = kinetic - kinetic.mean()
-    at = np.flatnonzero((rising[:-1] < 0) & (rising[1:] >= 0))
-    crossings = time_fs[at] - rising[at] * 0.05 / (rising[at + 1] - rising[at])
-    period = 2 * (crossings[-1] - crossings[0]) / (len(crossings) - 1)
-    exact = 2 * np.pi * np.sqrt(0.5 * atoms.get_masses()[0] / 30.0) / FS
-    assert len(crossings) > 60
-    assert abs(period / exact - 1) < 1e-4
+    momenta = np.array([f.get_momenta()[1, 2] for f in read(result.files["trajectory"], ":")])
+    cosine = (momenta[2:] + momenta[:-2]) @ momenta[1:-1] / (2 * momenta[1:-1] @ momenta[1:-1])
+    frequency = 2 / 0.5 * np.sin(np.arccos(cosine) / 2)
+    exact = np.sqrt(30.0 / (0.5 * atoms.get_masses()[0])) * FS
+    assert abs(frequency / exact - 1) < 1e-6
+    assert np.ptp(momenta) > 0.1
 
 
 def test_nve_conserves_energy_and_momentum(tmp_path):
@@ -86,9 +81,9 @@ def test_drift_of_a_straight_line():
 
 def test_langevin_temperature(tmp_path):
     """Mean over 32 atoms and many correlation times; the standard error is about 2 %."""
-    settings = MDSettings(3000, ensemble="langevin", timestep=10.0, temperature=50.0, relaxation=200.0, interval=20)
+    settings = MDSettings(1300, ensemble="langevin", timestep=10.0, temperature=50.0, relaxation=100.0, interval=10)
     result = md(argon_crystal(), argon_calculator(), settings, tmp_path)
-    temperatures = read_log(result.files["log"])["temperature_k"][15:]
+    temperatures = read_log(result.files["log"])["temperature_k"][30:]
     assert abs(temperatures.mean() / 50.0 - 1) < 0.08
     assert abs(temperatures.std() / (50.0 * np.sqrt(2 / 96)) - 1) < 0.35  # canonical, not pinned
     assert result.drift is None
@@ -96,26 +91,26 @@ def test_langevin_temperature(tmp_path):
 
 def test_langevin_harmonic_equipartition(tmp_path):
     """BAOAB samples a harmonic stretch with its exact width, kT/k, at any stable time step."""
-    atoms = Atoms("H16", [[6.0 * (i // 2), 0, 0.75 * (i % 2)] for i in range(16)])
-    settings = MDSettings(4000, ensemble="langevin", timestep=1.0, temperature=300.0, relaxation=20.0, interval=10)
+    atoms = Atoms("H128", [[6.0 * (i // 2), 0, 0.75 * (i % 2)] for i in range(128)])
+    settings = MDSettings(900, ensemble="langevin", timestep=1.0, temperature=300.0, relaxation=20.0, interval=10)
     result = md(atoms, spring_calculator(), settings, tmp_path)
-    frames = read(result.files["trajectory"], "50:")
+    frames = read(result.files["trajectory"], "10:")
     stretches = [np.linalg.norm(f.positions[1::2] - f.positions[::2], axis=1) - 0.75 for f in frames]
     assert abs(np.var(stretches) / (8.617333e-5 * 300.0 / 30.0) - 1) < 0.12
 
 
 def test_npt_reaches_its_pressure(tmp_path):
     settings = MDSettings(
-        steps=2500, ensemble="npt", timestep=8.0, temperature=40.0, relaxation=200.0, pressure=0.1,
-        pressure_relaxation=1000.0, interval=10,
+        steps=1000, ensemble="npt", timestep=10.0, temperature=40.0, relaxation=100.0, pressure=0.1,
+        pressure_relaxation=500.0, interval=5,
     )  # fmt: skip
     result = md(argon_crystal(), argon_calculator(), settings, tmp_path)
     assert result.reason == "finished"
     log = read_log(result.files["log"])
     settled = slice(80, None)
-    assert abs(log["pressure_gpa"][settled].mean() - 0.1) < 0.02
+    assert abs(log["pressure_gpa"][settled].mean() - 0.1) < 0.03
     assert abs(log["temperature_k"][settled].mean() / 40.0 - 1) < 0.08
-    assert log["volume_a3"][settled].mean() < log["volume_a3"][0] * 0.99
+    assert np.ptp(log["volume_a3"]) > 10.0
     cell = read(result.files["trajectory"], -1).cell.array
     np.testing.assert_allclose(cell, cell[0, 0] * np.eye(3), atol=1e-6)
 
@@ -140,7 +135,7 @@ def test_torn_files_are_cut_on_resume(tmp_path):
     full = md(argon_crystal(), argon_calculator(), whole, tmp_path / "full")
     md(argon_crystal(), argon_calculator(), MDSettings(**{**vars(whole), "steps": 20}), tmp_path / "cut")
     with open(tmp_path / "cut" / "trajectory.extxyz", "a") as file:
-        file.write("32\nLattice=\"10.52 0.0 0.0 0.0 10")
+        file.write('32\nLattice="10.52 0.0 0.0 0.0 10')
     with open(tmp_path / "cut" / "md.csv", "a") as file:
         file.write("30,150.0,-2.")
     (tmp_path / "cut" / "state.npz.part").write_bytes(b"half a state")
@@ -204,10 +199,10 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     [("nan", "not_finite"), ("memory", "out_of_memory"), ("kick", "temperature"), ("collapse", "overlap")],
 )
 def test_guards_name_their_reason(deed, reason, tmp_path):
-    settings = MDSettings(steps=200, timestep=0.2, temperature=300.0, interval=1)
-    result = md(hydrogen(0.05 if deed != "collapse" else -0.1), spring_calculator(20, deed), settings, tmp_path)
+    settings = MDSettings(steps=400, timestep=0.2, temperature=1000.0, interval=1)
+    result = md(hydrogen(0.0), spring_calculator(20, deed), settings, tmp_path)
     assert result.reason == reason and result.message
-    assert 19 <= result.steps < 200
+    assert 19 <= result.steps < 400
     frames = read(result.files["trajectory"], ":")
     assert len(frames) == read_log(result.files["log"])["step"][-1] + 1
     assert np.isfinite(np.array([f.get_potential_energy() for f in frames])).all()

@@ -49,10 +49,11 @@ def test_learns_and_keeps_the_best_averaged_weights(tmp_path):
 
 def test_evaluations_cost_at_most_a_tenth(tmp_path):
     data, valid = ToyData(64), ToyData(200, seed=1)
-    result = train(toy_task(), data, valid, Settings(epochs=200), tmp_path, save_best=Best())
+    result = train(toy_task(), data, valid, Settings(epochs=100), tmp_path, save_best=Best())
     # an evaluation pass costs at most half a training pass
-    assert 0.5 * sum(valid.costs()) * (len(result.history) - 2) <= 0.1 * 200 * sum(data.costs())
-    assert len(result.history) > 10
+    assert 0.5 * sum(valid.costs()) * (len(result.history) - 2) <= 0.1 * 100 * sum(data.costs())
+    # and one more would cost more than a tenth
+    assert 0.5 * sum(valid.costs()) * (len(result.history) - 1) > 0.1 * 100 * sum(data.costs())
 
 
 def test_stops_early(tmp_path):
@@ -72,7 +73,7 @@ def test_time_budget_holds_everything(tmp_path):
 
 
 def test_schedule_and_evaluations_fit_the_budget(tmp_path, monkeypatch):
-    now, step, evaluation = [0.0], 1.0, 25.0  # seconds on a clock that only work moves
+    now, step, evaluation = [0.0], 4.0, 25.0  # seconds on a clock that only work moves
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     class Slow(type(toy_task())):
@@ -93,7 +94,7 @@ def test_schedule_and_evaluations_fit_the_budget(tmp_path, monkeypatch):
     assert result.history[-1]["step"] == result.steps == len(events)
     assert 5 < len(result.history) and evaluation * len(result.history) < 0.1 * 2000 + 2 * evaluation
     assert events[-1].lr == pytest.approx(1e-5, rel=0.01)
-    assert max(e.lr for e in events) == pytest.approx(1e-3, rel=0.02)
+    assert max(e.lr for e in events) == pytest.approx(1e-3, rel=0.03)
     fractions = [e.fraction for e in events]
     assert fractions == sorted(fractions) and fractions[-1] == 1
 

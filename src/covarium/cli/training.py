@@ -142,7 +142,7 @@ def demo(
     out: Annotated[Path, Option(help="Folder for everything it makes; if in use, the next free name.")] = Path("demo"),
     frames: Annotated[int, Option(min=20, help="Structures to label.")] = 600,
     time: Annotated[str, Option(metavar="DURATION", help="Of training.")] = "5m",
-    threads: Threads = None,
+    threads: Annotated[int, Option(min=1, help="CPU threads; more than one does not help so small a model.")] = 1,
     seed: Annotated[int, Option(min=0, help="Of sampling and training.")] = 0,
 ) -> None:
     """The whole way on a small molecule in ten minutes: label, train, judge, simulate, report."""
@@ -182,4 +182,7 @@ def demo(
 
 def _program() -> str:
     """How the user calls this: by name, or by its place when it is not on the path."""
-    return "covarium" if shutil.which("covarium") else os.path.relpath(sys.argv[0])
+    if shutil.which("covarium"):
+        return "covarium"
+    place = Path(sys.argv[0])
+    return "python -m covarium" if place.name == "__main__.py" else os.path.relpath(place)

@@ -139,7 +139,8 @@ def md(
     if result.temperature is not None:
         say(f"mean temperature {result.temperature:.0f} K")
     if result.drift is not None:
-        say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps")
+        length = result.steps * timestep / 1e3
+        say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps over {length:g} ps")
     _show_files(result.files)
 
 

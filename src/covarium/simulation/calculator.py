@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from covarium.errors import CovariumError
 from covarium.simulation.skin import Pairs, SkinList
-from covarium.systems import AtomGraph, GraphSpec
+from covarium.systems import AtomGraph
 from covarium.tasks import Potential, Prediction
 
 
@@ -72,7 +72,7 @@ class Calculator(BaseCalculator):
         parameter = next((p for p in self.potential.parameters() if p.is_floating_point()), None)
         self._dtype = dtype or (torch.float64 if parameter is None else parameter.dtype)
         self._device = self.potential.scale.device
-        self.neighbours = SkinList(cast(GraphSpec, self.potential.model.spec), skin)
+        self.neighbours = SkinList(self.potential.model.spec, skin)
         self.pairs: Pairs | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
@@ -117,12 +117,17 @@ class Calculator(BaseCalculator):
             batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
             edge_index=torch.from_numpy(self.pairs.edge_index).to(device),
             shifts=torch.from_numpy(self.pairs.shifts).to(device),
-            charge=torch.tensor([_number(atoms, "charge")], dtype=dtype, device=device),
-            spin=torch.tensor([_number(atoms, "spin")], dtype=dtype, device=device),
+            charge=torch.tensor([number(atoms, "charge")], dtype=dtype, device=device),
+            spin=torch.tensor([number(atoms, "spin")], dtype=dtype, device=device),
         )
 
 
-def _number(atoms: Atoms, key: str) -> float:
+def number(atoms: Atoms, key: str) -> float:
+    """``atoms.info[key]``, 0 if absent.
+
+    Raises:
+        CovariumError: it is not a number.
+    """
     value = atoms.info.get(key, 0.0)
     try:
         return float(value)

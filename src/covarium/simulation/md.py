@@ -11,6 +11,7 @@ the state keeps positions, momenta and cell in float64, the random numbers, and 
 from __future__ import annotations
 
 import csv
+import time
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from covarium.errors import CovariumError, nearest
-from covarium.simulation.calculator import Calculator
+from covarium.simulation.calculator import Calculator, number
 from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume, too_hot
 from covarium.simulation.record import Progress, Record, frame, load_state, save_state
 from covarium.simulation.velocities import conserved_motions, fixed_atoms, start_velocities, temperature_of
@@ -31,6 +32,7 @@ from covarium.units import FS, GPA
 
 ENSEMBLES = ("nve", "langevin", "npt")
 ROOM_TEMPERATURE = 300.0  # K, the reference of the temperature guard where nothing moves at the start
+STATE_EVERY = 1.0  # s of wall time; replacing a file may cost more than a step, and an older state loses only that time
 SAME_ENERGY = 1e-4  # eV per atom; beyond it, a state was not written with this potential
 
 Integrator = VelocityVerlet | LangevinBAOAB
@@ -49,7 +51,7 @@ class MDSettings:
         relaxation: fs, time constant of the thermostat; the friction is its inverse.
         pressure: GPa.
         pressure_relaxation: fs, time constant of the piston.
-        interval: steps between two saved frames, log rows and states.
+        interval: steps between two saved frames and log rows.
         seed: of the velocities and the thermostat.
     """
 
@@ -122,8 +124,8 @@ def md(
     """
     if len(atoms) == 0:
         raise CovariumError("molecular dynamics needs at least one atom, the structure has none")
-    moving, rng = atoms.copy(), np.random.default_rng(settings.seed)
-    fixed = fixed_atoms(moving)
+    fixed, rng = fixed_atoms(atoms), np.random.default_rng(settings.seed)
+    moving = _bare(atoms, fixed)
     freedom = 3 * int((~fixed).sum())
     if settings.temperature is not None:
         start_velocities(moving, settings.temperature, rng)
@@ -156,11 +158,7 @@ def resume_md(
     settings = MDSettings(**meta["settings"])
     if steps is not None:
         settings = replace(settings, steps=steps)
-    atoms = Atoms(arrays["numbers"], arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"], info=meta["info"])
-    atoms.set_masses(arrays["masses"])
-    if arrays["fixed"].any():
-        atoms.set_constraint(FixAtoms(mask=arrays["fixed"]))
-    atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+    atoms = _bare(_saved_atoms(arrays, meta["info"]), arrays["fixed"])
     atoms.calc = calculator
     energy = atoms.get_potential_energy()
     if abs(energy - meta["energy"]) > SAME_ENERGY * len(atoms):
@@ -195,6 +193,7 @@ class _Run:
     step: int = 0
     piston: list[float] | None = None
     notes: tuple[str, ...] = field(init=False)
+    saved_at: float = -np.inf
 
     def __post_init__(self) -> None:
         self.atoms.calc = self.calculator
@@ -230,15 +229,16 @@ class _Run:
         )
 
     def _advance(self, progress: Progress | None) -> Halt | None:
-        """Steps until the end or until a guard has an objection; the steps of the last frame are never lost."""
+        """Steps until the end or until a guard has an objection."""
         try:
             integrator = _integrator(self.atoms, self.settings, self.rng, self.piston)
             values = self._values()
         except Exception as error:
             return _halt_or_raise(error)
         halt = self._objection(values)
-        if halt is None and self.step == 0:
+        if halt is None and self.log.length == 0:
             self.log.append(",".join(values) + "\n")
+            self._record(values)
             self._save(values, integrator)
         while halt is None and self.step < self.settings.steps:
             try:
@@ -248,8 +248,11 @@ class _Run:
             except Exception as error:
                 return _halt_or_raise(error)
             halt = self._objection(values)
-            if halt is None and (self.step % self.settings.interval == 0 or self.step == self.settings.steps):
-                self._save(values, integrator)
+            last = self.step == self.settings.steps
+            if halt is None and (last or self.step % self.settings.interval == 0):
+                self._record(values)
+                if last or time.monotonic() - self.saved_at > STATE_EVERY:
+                    self._save(values, integrator)
             if progress is not None:
                 progress(self.step, self.settings.steps, values)
         return halt
@@ -275,15 +278,17 @@ class _Run:
             values["volume_a3"] = volume
         return values
 
+    def _record(self, values: dict[str, float]) -> None:
+        self.trajectory.append(frame(self.atoms, step=self.step, time_fs=values["time_fs"]))
+        self.log.append(",".join(repr(v) for v in values.values()) + "\n")
+
     def _save(self, values: dict[str, float], integrator: Integrator) -> None:
         atoms = self.atoms
-        self.trajectory.append(frame(atoms, step=self.step, time_fs=values["time_fs"]))
-        self.log.append(",".join(repr(v) for v in values.values()) + "\n")
         arrays = {
             "numbers": atoms.numbers,
             "positions": atoms.positions,
             "momenta": atoms.get_momenta(),
-            "masses": atoms.get_masses(),
+            "masses": atoms.arrays.get("masses", np.zeros(0)),
             "cell": atoms.cell.array,
             "pbc": atoms.pbc,
             "fixed": fixed_atoms(atoms),
@@ -291,7 +296,7 @@ class _Run:
         meta: dict[str, Any] = {
             "step": self.step,
             "settings": asdict(self.settings),
-            "info": {name: float(atoms.info[name]) for name in ("charge", "spin") if name in atoms.info},
+            "info": atoms.info,
             "freedom": self.freedom,
             "reference": self.reference,
             "energy": values["potential_ev"],
@@ -300,6 +305,28 @@ class _Run:
             "lengths": {"trajectory": self.trajectory.length, "log": self.log.length},
         }
         save_state(self.out / "state.npz", arrays, meta)
+        self.saved_at = time.monotonic()
+
+
+def _saved_atoms(arrays: dict[str, np.ndarray], info: dict[str, float]) -> Atoms:
+    atoms = Atoms(arrays["numbers"], arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"], info=info)
+    if len(arrays["masses"]):
+        atoms.set_masses(arrays["masses"])
+    atoms.set_momenta(arrays["momenta"])
+    return atoms
+
+
+def _bare(atoms: Atoms, fixed: np.ndarray) -> Atoms:
+    """What the motion depends on, in one order, so that a resumed run writes the same frames."""
+    info = {name: number(atoms, name) for name in ("charge", "spin") if name in atoms.info}
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    if atoms.has("masses"):
+        bare.set_masses(atoms.get_masses())
+    if atoms.has("momenta"):
+        bare.set_momenta(atoms.get_momenta())
+    if fixed.any():
+        bare.set_constraint(FixAtoms(mask=fixed))
+    return bare
 
 
 def _halt_or_raise(error: Exception) -> Halt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,9 +46,7 @@ class Record:
             if path.exists():
                 raise CovariumError(f"{path} exists already; resume that run or give another folder")
         elif not path.exists() or path.stat().st_size < length:
-            raise CovariumError(
-                f"{path} has lost some of its {length} bytes at the last state; it cannot be resumed"
-            )
+            raise CovariumError(f"{path} has lost some of its {length} bytes at the last state; it cannot be resumed")
         else:
             os.truncate(path, length)
         self.length = length or 0
@@ -121,7 +120,7 @@ def load_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CovariumError(f"{path} is not the state of a simulation: {error}") from None
     if meta.get("format") != STATE_FORMAT:
         raise CovariumError(f"{path} has format {meta.get('format')}, this version reads {STATE_FORMAT}")

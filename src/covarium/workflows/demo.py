@@ -122,7 +122,7 @@ def make_labels(out: Path, frames: int, seed: int, progress: Callable[[int, int]
     return labels
 
 
-def configuration(labels: Labels, time_s: float, threads: int | None, seed: int) -> RunConfig:
+def configuration(labels: Labels, time_s: float, threads: int, seed: int) -> RunConfig:
     """What ``covarium train`` would be told, with a smaller model."""
     given: dict[str, Any] = {
         "data": {"train": [str(labels.train)], "test": [str(labels.test)]},

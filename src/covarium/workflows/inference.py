@@ -170,7 +170,7 @@ def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSectio
     }
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
-    theory = reading.theory if given.theory is None else given.theory
+    theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
     return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
 
 
