@@ -67,8 +67,8 @@ def test_long_run_searches_rarely():
     assert lists.searches == 1
 
 
-def test_growing_cell_is_reused():
-    """A barostat's strain moves every atom far, but no pair."""
+def test_strained_cell():
+    """A barostat moves every atom far, but pairs only a little: reused, until new pairs may have come near."""
     atoms = bulk("Cu", cubic=True) * 4
     lists = SkinList(GraphSpec(4.0), 0.5)
     for step in range(20):
@@ -77,6 +77,10 @@ def test_growing_cell_is_reused():
         assert_fresh(lists, stretched.positions, stretched.cell.array, stretched.pbc)
     assert lists.searches == 1
     assert np.linalg.norm(stretched.positions - atoms.positions, axis=1).max() > 0.25
+    for step in range(20, 200, 15):
+        stretched.set_cell(atoms.cell * (1 - 1e-3 * step), scale_atoms=True)
+        assert_fresh(lists, stretched.positions, stretched.cell.array, stretched.pbc)
+    assert lists.searches > 1
 
 
 def test_perfect_lattice_on_the_cutoff():

@@ -371,6 +371,7 @@ def test_charge_and_spin_that_the_model_ignores_are_refused(name: str) -> None:
             {"forces": "direct", "model": network(force_head=True), "terms": (STRESS,)},
             "stress term needs task.forces=gradient",
         ),
+        ({"terms": (Term("forces"), Term("forces", "mse"))}, "one loss term per quantity, got forces, forces"),
     ],
 )
 def test_impossible_tasks_are_refused(arguments: dict, message: str) -> None:

@@ -151,7 +151,7 @@ def relax(
     cell: Annotated[bool, Option("--cell", help="Relax the lattice too.")] = False,
     pressure: Annotated[float, Option(help="GPa, with --cell.")] = 0.0,
     steps: Annotated[int, Option(min=0, help="At most.")] = 500,
-    optimiser: Annotated[Optimiser, Option(help="Method.")] = Optimiser.lbfgs,
+    optimiser: Annotated[Optimiser, Option(help="Method.")] = Optimiser.bfgs,
     index: Index = None,
     out: Annotated[Path, Option(help="Folder for relaxed.extxyz and trajectory.extxyz.")] = Path("relax"),
     device: Device = None,

@@ -14,15 +14,12 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
+    # context in forward: a separate setup_context costs an inspection of signatures at every call
     @staticmethod
-    def forward(x: Tensor, index: Tensor) -> Tensor:
-        return x.index_select(0, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
-        x, index = inputs
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(index)
         ctx.rows = x.shape[0]
+        return x.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
@@ -32,13 +29,10 @@ class _Gather(torch.autograd.Function):
 
 class _ScatterSum(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, index: Tensor, rows: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, rows: int) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(index)
         # rows of a strided tensor would be added element by element
         return x.new_zeros(rows, *x.shape[1:]).index_add(0, index, x.contiguous())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:  # noqa: ANN401
-        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401

@@ -80,8 +80,13 @@ class Calculator(BaseCalculator):
         last = self.atoms
         if last is None:
             return list(all_changes)
-        names = ("numbers", "positions", "cell", "pbc")
-        changes = [name for name in names if not np.array_equal(getattr(last, name), getattr(atoms, name))]
+        compared = {
+            "numbers": (last.numbers, atoms.numbers),
+            "positions": (last.positions, atoms.positions),
+            "cell": (last.cell.array, atoms.cell.array),
+            "pbc": (last.pbc, atoms.pbc),
+        }
+        changes = [name for name, (a, b) in compared.items() if a.shape != b.shape or not (a == b).all()]
         changes += [name for name in ("charge", "spin") if last.info.get(name, 0) != atoms.info.get(name, 0)]
         return changes
 

@@ -151,7 +151,10 @@ class Potential(nn.Module):
             raise CovariumError(
                 "direct forces need a model with a force head; set model.force_head=true or task.forces=gradient"
             )
-        if any(t.quantity == "stress" for t in terms) and forces == "direct":
+        quantities = [t.quantity for t in terms]
+        if len(set(quantities)) < len(quantities):
+            raise CovariumError(f"one loss term per quantity, got {', '.join(quantities)}")
+        if "stress" in quantities and forces == "direct":
             raise CovariumError(
                 "a stress term needs task.forces=gradient: a direct force head has no strain derivative"
             )

@@ -1,0 +1,67 @@
+"""The same answers on a GPU as on the CPU; skipped where there is none."""
+
+import pytest
+import torch
+
+from covarium.algebra.rotations import random_rotations
+from covarium.models.equiformer_v2 import Config, EquiformerV2
+from covarium.systems import AtomGraph, atom_graph
+from covarium.tasks import Potential
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+CONFIGS = {
+    "default": Config(num_layers=2),
+    "published": Config.published(num_layers=2, sphere_channels=16, attn_hidden_channels=16, cutoff=5.0),
+}
+
+
+def potential(name: str) -> Potential:
+    torch.manual_seed(0)
+    return Potential(EquiformerV2(CONFIGS[name]), references={1: -13.0, 6: -1030.0, 8: -2040.0}).double().eval()
+
+
+def system(task: Potential) -> AtomGraph:
+    generator = torch.Generator().manual_seed(1)
+    graphs = []
+    for count in (1, 7, 12):
+        positions = 1.4 * count ** (1 / 3) * torch.randn(count, 3, generator=generator, dtype=torch.float64)
+        numbers = torch.tensor([1, 6, 8])[torch.randint(3, (count,), generator=generator)]
+        graphs.append(atom_graph(numbers.numpy(), positions.numpy(), task.model.spec))
+    return AtomGraph.collate(graphs)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_energies_and_forces_equal_those_of_the_cpu(name):
+    task = potential(name)
+    graph = system(task)
+    here = task.predict(graph)
+    there = task.to("cuda").predict(graph.to("cuda"))
+    assert torch.allclose(there.energy.cpu(), here.energy, rtol=1e-12, atol=1e-9)
+    assert torch.allclose(there.forces.cpu(), here.forces, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_force_loss_has_the_same_parameter_gradient(name):
+    gradients = {}
+    for device in ("cpu", "cuda"):
+        task = potential(name).to(device)
+        graph = system(task).to(device)
+        raw = task.evaluate(graph, forces=True, stress=False, create_graph=True)
+        (raw.forces.square().sum() + raw.energy.sum()).backward()
+        gradients[device] = {k: p.grad.cpu() for k, p in task.named_parameters() if p.grad is not None}
+    assert gradients["cpu"].keys() == gradients["cuda"].keys()
+    largest = max(float(g.abs().max()) for g in gradients["cpu"].values())
+    for key, value in gradients["cpu"].items():
+        assert float((gradients["cuda"][key] - value).abs().max()) <= 1e-9 * largest, key
+
+
+def test_rotated_systems_have_rotated_forces_in_float32():
+    task = potential("default").to("cuda", torch.float32)
+    graph = system(task).to("cuda", torch.float32)
+    g = random_rotations(1, torch.Generator().manual_seed(2))[0].to("cuda", torch.float32)
+    turned, plain = task.predict(graph.transform(g)), task.predict(graph)
+    assert float((turned.forces - plain.transform(g).forces).abs().max()) < 1e-4 * float(plain.forces.abs().max())
