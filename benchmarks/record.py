@@ -37,7 +37,9 @@ def write_record(what: str, rows: Sequence[Mapping[str, Any]], *, note: str = ""
     facts = machine()
     folder = RECORDS / f"{facts['date']}-{what}"
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"what": what, "note": note, "machine": facts, "command": " ".join(sys.argv), "rows": list(rows)}
+    # files by name only: where they lay on one machine helps nobody
+    command = " ".join(Path(argument).name if "/" in argument else argument for argument in sys.argv)
+    record = {"what": what, "note": note, "machine": facts, "command": command, "rows": list(rows)}
     path = folder / "record.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=float) + "\n")
     print(f"{what}: {note}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixBondLengths
 from safetensors import safe_open
 
 import covarium
-from covarium.cli import main
+from covarium.cli import _explain, main
 
 TINY = (
     "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
@@ -106,6 +108,77 @@ def test_what_was_inferred_is_printed(data: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "no").exists()
 
 
+def test_findings_are_honest_about_where_values_come_from(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", data, *TINY, "--set", "model.avg_degree=7", "--dry-run") == 0
+    assert "7.00 neighbours per atom  (given; measured: 3.00)" in capsys.readouterr().out
+    for source in (["--config", run / "config.resolved.yaml"], ["--resume", run]):
+        assert call("train", *source, "--dry-run") == 0
+        said = capsys.readouterr().out
+        assert "total  (from the configuration)" in said and "(given" not in said
+
+
+def test_help_names_every_recipe() -> None:
+    from covarium.cli.training import RECIPES
+    from covarium.workflows.configuring import recipes
+
+    assert sorted(RECIPES.split(", ")) == sorted(recipes())
+
+
+def test_the_best_step_is_told(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ["--set", "training.steps=2", "--set", "training.lr=10", "--set", "training.ema_decay=0"]
+    assert call("train", data, *TINY, *steps, "--out", tmp_path / "wild") == 0
+    warning = "training did not improve on the initial weights, the best model is that of step 0"
+    assert warning in capsys.readouterr().out
+    assert warning in (tmp_path / "wild" / "report.html").read_text()
+    assert "best model: step" in (run / "report.html").read_text()
+
+
+def test_a_run_killed_before_it_was_saved_can_be_resumed(run: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "config.resolved.yaml").write_bytes((run / "config.resolved.yaml").read_bytes())
+    assert call("train", "--resume", killed) == 0
+    assert fingerprint(killed / "best.safetensors") == fingerprint(run / "best.safetensors")
+
+
+def test_an_unwritable_folder_is_found_before_anything_is_computed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert call("train", data, *TINY, "--out", tmp_path / "file" / "run") == 2
+    said = capsys.readouterr()
+    assert "cannot write to" in said.err and "choose another --out" in said.err and "estimate" not in said.out
+
+
+@pytest.mark.slow
+def test_two_processes_train_through_the_command_line(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "covarium"]
+    steps = ["--set", "training.steps=3", "--device", "cpu", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [*command, "train", str(data), *TINY, *steps], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("What is going to be done") == done.stdout.count("Finished 3 steps") == 1
+    assert covarium.load(tmp_path / "run").predict(labelled(1, 5))[0].forces.shape == (4, 3)
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("tblite")
+    command = [sys.executable, "-m", "covarium", "demo", "--frames", "20", "--time", "5m"]
+    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while started.poll() is None and not (tmp_path / "demo" / "run" / "log.csv").exists():
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    said, _ = started.communicate(timeout=120)
+    assert started.returncode == 0
+    assert "covarium train --resume demo/run" in said and "Relaxation" not in said
+    assert not (tmp_path / "demo" / "md").exists() and not (tmp_path / "demo" / "report.html").exists()
+
+
 def test_resolved_configuration_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     assert call("train", "--config", run / "config.resolved.yaml", "--out", tmp_path / "again") == 0
     assert fingerprint(tmp_path / "again" / "best.safetensors") == fingerprint(run / "best.safetensors")
@@ -177,8 +250,21 @@ def test_predict_calculator_and_relax_agree(run: Path, data: Path, tmp_path: Pat
     fresh = Atoms(atoms.numbers, atoms.positions, calculator=covarium.load(run).calculator())
     assert atoms.get_potential_energy() == pytest.approx(fresh.get_potential_energy(), abs=1e-5)
     np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-5)
-    assert call("relax", run, out, "--steps", "3", "--out", tmp_path / "relax") == 0
+    assert call("relax", run, out, "--steps", "3", "--out", tmp_path / "relax") == 1  # not converged
     assert len(ase.io.read(tmp_path / "relax" / "trajectory.extxyz", ":")) > 1
+
+
+def test_check_model_passes_a_sound_model_and_fails_another(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("check", "model", run, data.with_name("test.extxyz"), "--frames", 1) == 0
+    assert ", 0 failed" in capsys.readouterr().out
+    rough = tmp_path / "rough"
+    options = ["--set", "training.steps=2", "--set", "model.envelope=none"]
+    assert call("train", data, *TINY, *options, "--out", rough) == 0
+    capsys.readouterr()
+    assert call("check", "model", rough) == 1
+    assert "jump at cutoff" in next(line for line in capsys.readouterr().out.splitlines() if "FAILED" in line)
 
 
 def test_md_goes_on_where_it_stopped(run: Path, data: Path, tmp_path: Path) -> None:
@@ -187,6 +273,85 @@ def test_md_goes_on_where_it_stopped(run: Path, data: Path, tmp_path: Path) -> N
     assert call(*md, "--time", "4fs", "--out", tmp_path / "part") == 0
     assert call(*md, "--steps", "6", "--out", tmp_path / "part", "--resume") == 0
     assert (tmp_path / "part" / "md.csv").read_text() == (tmp_path / "whole" / "md.csv").read_text()
+
+
+def test_resumed_md_keeps_its_settings(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "md"
+    options = ["--ensemble", "nve", "--timestep", "1", "--temperature", "50", "--interval", "1"]
+    assert call("md", run, data, *options, "--steps", "4", "--out", out) == 0
+    assert call("md", run, "--resume", "--temperature", "900", "--out", out) == 2
+    said = capsys.readouterr().err
+    assert "--temperature 900" in said and "has 50" in said
+    assert call("md", run, "--resume", "--time", "6fs", "--timestep", "1", "--out", out) == 0
+    assert "6 steps of 1 fs, nve, 50 K" in capsys.readouterr().out
+    assert (out / "md.csv").read_text().splitlines()[-1].startswith("6,6.0,")
+
+
+def test_nve_keeps_the_momenta_of_the_structure(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = labelled(1, 2)[0]
+    momenta = np.random.default_rng(3).normal(0, 0.3, (4, 3))
+    atoms.set_momenta(momenta)
+    ase.io.write(tmp_path / "moving.extxyz", atoms)
+    md = ["md", run, tmp_path / "moving.extxyz", "--ensemble", "nve", "--steps", "1"]
+    assert call(*md, "--out", tmp_path / "kept") == 0
+    assert "momenta of the structure kept" in capsys.readouterr().out
+    first = ase.io.read(tmp_path / "kept" / "trajectory.extxyz", "0")
+    np.testing.assert_allclose(first.get_momenta(), momenta, atol=1e-7)
+    assert call(*md, "--temperature", "10", "--out", tmp_path / "drawn") == 0
+    drawn = ase.io.read(tmp_path / "drawn" / "trajectory.extxyz", "0")
+    assert not np.allclose(drawn.get_momenta(), momenta, atol=1e-2)
+
+
+def test_md_refuses_a_constraint_it_would_not_keep(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atoms = labelled(1, 2)[0]
+    atoms.set_constraint(FixBondLengths([[0, 1]]))
+    ase.io.write(tmp_path / "bound.traj", atoms)
+    assert call("md", run, tmp_path / "bound.traj", "--steps", "1", "--out", tmp_path / "md") == 2
+    assert "FixBondLengths" in capsys.readouterr().err
+    assert not (tmp_path / "md").exists()
+
+
+def test_labels_in_other_units_stop_no_prediction(run: Path, tmp_path: Path) -> None:
+    """Energies and forces in kcal/mol, and what the file says besides them comes out again."""
+    frames = labelled(3, 4)
+    for k, atoms in enumerate(frames):
+        factor = 23.06
+        atoms.calc = SinglePointCalculator(atoms, energy=factor * (1e3 + 5.0 * k), forces=factor * atoms.get_forces())
+        atoms.info["name"] = f"cluster-{k}"
+        atoms.set_tags([1, 2, 3, 4])
+    ase.io.write(tmp_path / "kcal.extxyz", frames)
+    assert call("predict", run, tmp_path / "kcal.extxyz", "--out", tmp_path / "x.extxyz") == 0
+    predicted = ase.io.read(tmp_path / "x.extxyz", ":")
+    assert [atoms.info["name"] for atoms in predicted] == ["cluster-0", "cluster-1", "cluster-2"]
+    assert predicted[0].get_tags().tolist() == [1, 2, 3, 4]
+    expected = covarium.load(run).predict(frames)
+    for atoms, p in zip(predicted, expected, strict=True):
+        assert atoms.get_potential_energy() == pytest.approx(p.energy, abs=1e-5)
+        np.testing.assert_allclose(atoms.get_forces(), p.forces, atol=1e-5)
+
+
+def test_what_stops_early_has_exit_code_1(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("relax", run, data, "--steps", "1", "--fmax", "1e-6", "--out", tmp_path / "relax") == 1
+    assert "not converged after 1 steps" in capsys.readouterr().out
+    assert (tmp_path / "relax" / "relaxed.extxyz").exists()
+    ase.io.write(tmp_path / "clash.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 0.5]]))
+    assert call("md", run, tmp_path / "clash.xyz", "--steps", "3", "--out", tmp_path / "md") == 1
+    assert "0.500 Å apart" in capsys.readouterr().out
+    assert (tmp_path / "md" / "stopped.extxyz").exists()
+
+
+@pytest.mark.parametrize(("command", "advice"), [("train", "training.batch_size"), ("predict", "fewer atoms")])
+def test_out_of_memory_advises_what_the_command_has(command: str, advice: str) -> None:
+    said = _explain(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), command)
+    assert advice in said
+    assert _explain(MemoryError(), command) == said
+    assert ("training" in said) == (command == "train")
 
 
 def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +370,10 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("train {data} --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
         ("train {data} --set modle.lmax=2", "'modle' is unknown; did you mean 'model'?"),
         ("train {data} --set model.lmax=two", "model.lmax: input should be a valid integer"),
+        ("train {data} --set model.avg_degree=0", "model.avg_degree must be positive and finite, got 0"),
+        ("train {data} --set model.alpha_drop=1.0", "model.alpha_drop must lie from 0 to below 1, got 1"),
+        ("train {data} --set model.num_heads=0", "model.num_heads must be at least 1, got 0"),
+        ("train {data} --set model.sphere_channels=-4", "model.sphere_channels must be at least 1, got -4"),
         ("train {data} --set training.lr=-1", "lr must be positive"),
         ("train {data} --set task.terms.force.weight=1", "did you mean 'forces'?"),
         ("train {data} --set task.forces=direct", "force_head"),
@@ -225,6 +394,11 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("predict {run} {data} --set model.lmax=2", "only settings of data"),
         ("md {run} {data} --time 1ps --steps 3", "not both"),
         ("md {run} {data} --ensemble nvt", "'nve', 'langevin', 'npt'"),
+        ("md {run}", "name a structure"),
+        ("md {run} --resume", "no run to resume"),
+        ("md {run} {data} --timestep 0", "timestep must be a positive time in fs, got 0"),
+        ("md {run} {data} --timestep -1", "timestep must be a positive time in fs, got -1"),
+        ("md {run} {data} --timestep nan --time 5fs", "timestep must be"),
         ("relax {run} {data} --cell", "three periodic directions"),
         ("relax {run} {data} --index 99", "there is no 99"),
     ],

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixBondLengths
 from spring_waters import WATER, springs, waters
 
-from covarium.data import read
+from covarium.data import read, read_structures
 from covarium.errors import CovariumError
 from covarium.units import BOHR, HARTREE, KCAL_PER_MOL
 
@@ -328,3 +329,33 @@ def test_periodic_without_a_volume_is_refused(tmp_path: Path) -> None:
 
 def test_positions_of_the_reference_structure() -> None:
     assert springs(WATER)[0] == -14.2 and not springs(WATER)[1].any()
+
+
+def test_structures_are_read_without_judging_labels(tmp_path: Path) -> None:
+    """Energies in kcal/mol and forces lost on writing stop training, but not a relaxation."""
+    images = bare(waters(3), "energy", "forces", (1e4, 0.0))
+    images[1].set_masses([15.9, 2.014, 2.014])
+    images[1].set_momenta(np.ones((3, 3)))
+    images[1].set_constraint(FixBondLengths([[0, 1]]))
+    images[1].info["name"] = "heavy"
+    ase.io.write(tmp_path / "a.traj", images)
+    with pytest.raises(CovariumError):
+        read([tmp_path / "a.traj"])
+    _, second, third = read_structures([tmp_path / "a.traj"])
+    assert (second.index, second.atoms.info["name"]) == (1, "heavy")
+    np.testing.assert_array_equal(second.atoms.get_masses(), images[1].get_masses())
+    np.testing.assert_array_equal(second.atoms.get_momenta(), np.ones((3, 3)))
+    assert isinstance(second.atoms.constraints[0], FixBondLengths) and not third.atoms.constraints
+
+
+def test_structures_honour_units_of_length_and_fixed_atoms(tmp_path: Path) -> None:
+    water = waters(1)[0]
+    np.savez(tmp_path / "a.npz", R=water.positions[None] / BOHR, z=water.numbers, E=[1.0], charge=[0], r_unit="Bohr")
+    (structure,) = read_structures([tmp_path / "a.npz"])
+    np.testing.assert_allclose(structure.atoms.positions, water.positions, atol=1e-12)
+    assert structure.atoms.info["charge"] == 0
+    plain = Atoms(water.numbers, water.positions)
+    plain.new_array("fixed", np.array([1, 0, 1]))
+    (structure,) = read_structures([written(tmp_path, [plain])], units={"length": "nm"})
+    np.testing.assert_allclose(structure.atoms.positions, 10 * water.positions, atol=1e-6)
+    assert structure.atoms.constraints[0].index.tolist() == [0, 2]

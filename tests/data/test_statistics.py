@@ -53,6 +53,14 @@ def test_isolated_atoms_are_taken() -> None:
         element_references([exact("H"), frame("H", -13.0, index=7)], "isolated")
 
 
+def test_element_of_isolated_atoms_alone_keeps_its_energy() -> None:
+    # the atoms of H and O must not enter the fit: here they are off by 1 eV from what the molecules tell
+    frames = [exact("H2O"), exact("H2"), exact("C"), frame("H", TRUE[1] + 1.0), frame("O", TRUE[8] + 1.0)]
+    found = element_references(frames, "least_squares")
+    assert found.energies == pytest.approx(TRUE, abs=1e-8)
+    assert found.notes == ["only isolated atoms hold C: their energies are the references of these"]
+
+
 def test_atoms_of_a_crystal_are_not_isolated() -> None:
     def lattice(length: float) -> Frame:
         return frame("C", cell=np.eye(3) * length, pbc=np.ones(3, dtype=bool))

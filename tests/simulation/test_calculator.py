@@ -136,6 +136,22 @@ def test_charge_is_read_or_refused():
         atoms.get_potential_energy()
 
 
+def test_every_way_to_state_a_charge_counts():
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.75]])
+    atoms.calc = Calculator(Potential(Misbehaving(99, "nothing"), references={1: 0.0}))
+    neutral = atoms.get_potential_energy()
+    atoms.info["total_charge"] = -2
+    assert abs(atoms.get_potential_energy() - neutral + 0.4) < 1e-14
+    del atoms.info["total_charge"]
+    atoms.set_initial_charges([0.4, 0.6])
+    assert abs(atoms.get_potential_energy() - neutral - 0.2) < 1e-14
+    atoms.set_initial_charges([0.4, -0.4])
+    assert atoms.get_potential_energy() == neutral
+    atoms.info["multiplicity"] = 3
+    with pytest.raises(CovariumError, match="spin"):
+        atoms.get_potential_energy()
+
+
 def test_failure_leaves_no_stale_answer():
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
     atoms.calc = Calculator(Potential(Misbehaving(1, "nan"), references={1: 0.0}))

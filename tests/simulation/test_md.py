@@ -304,3 +304,20 @@ def test_pressure_of_the_ideal_gas(tmp_path):
     log = read_log(result.files["log"])
     kinetic_temperature = 300.0 * 78 / 81  # without the three motions of the whole
     assert abs(log["pressure_gpa"][0] - 27 * 8.617333e-5 * kinetic_temperature / 60.0**3 / GPA) < 1e-9
+
+
+def test_what_the_structure_brings_is_kept(tmp_path):
+    """Masses, text and arrays, also over a resume; labels do not survive a move."""
+    atoms = hydrogen()
+    atoms.set_masses([1.008, 2.014])
+    atoms.set_tags([3, 4])
+    atoms.info = {"name": "HD", "id": np.int64(7), "REF_energy": -1.0}
+    atoms.set_array("REF_forces", np.ones((2, 3)))
+    md(atoms, spring_calculator(), MDSettings(steps=2, interval=1), tmp_path)
+    result = resume_md(tmp_path, spring_calculator(), steps=4)
+    frames = read(result.files["trajectory"], ":")
+    assert len(frames) == 5
+    for frame in frames:
+        assert frame.get_masses().tolist() == [1.008, 2.014] and frame.get_tags().tolist() == [3, 4]
+        assert (frame.info["name"], frame.info["id"]) == ("HD", 7)
+        assert "REF_energy" not in frame.info and "REF_forces" not in frame.arrays

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixScaled
 from ase.io import read
 from known_potentials import Misbehaving, argon_calculator
 from scipy.optimize import minimize_scalar
@@ -97,6 +97,20 @@ def test_guards_name_their_reason(deed, reason, tmp_path):
     assert set(result.files) == {"trajectory", "stopped"}
     for frame in read(result.files["trajectory"], ":"):
         assert np.isfinite(frame.get_potential_energy())
+
+
+def test_constraints_and_info_are_kept(tmp_path):
+    """An atom that may move along z only does so."""
+    atoms = bulk("Ar", "fcc", a=5.26, cubic=True)
+    atoms.positions[0] += [0.2, 0.1, 0.3]
+    atoms.set_constraint(FixScaled(0, (True, True, False)))
+    atoms.info = {"name": "argon", "energy": 3.0}
+    result = relax(atoms, argon_calculator(), RelaxSettings(fmax=1e-3), tmp_path)
+    np.testing.assert_allclose(result.atoms.positions[0, :2], atoms.positions[0, :2], atol=1e-12)
+    assert abs(result.atoms.positions[0, 2] - 0.3) > 0.1
+    relaxed = read(result.files["relaxed"])
+    assert relaxed.info["name"] == "argon"
+    assert relaxed.get_potential_energy() == pytest.approx(result.energies[-1], abs=1e-7)
 
 
 def test_crystal_that_explodes(tmp_path):

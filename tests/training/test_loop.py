@@ -8,7 +8,7 @@ import torch
 from toy_task import ToyData, toy_task
 
 from covarium.errors import CovariumError
-from covarium.training import Settings, estimate, train
+from covarium.training import Ranks, Settings, estimate, train
 
 
 class Best:
@@ -140,6 +140,41 @@ def test_refusals(tmp_path):
         CovariumError, match=f"already holds a run; continue it with `covarium train --resume {tmp_path}`"
     ):
         train(toy_task(), ToyData(4), ToyData(4), settings, tmp_path, save_best=Best())
+
+
+def test_the_verdict_tells_when_nothing_was_learnt(tmp_path):
+    data = ToyData(16)
+    data.energy = [energy - 100.0 for energy in data.energy]
+    settings = Settings(steps=30, lr=1e-1, warmup=0, ema_decay=0, eval_every=5)
+    longer = Settings(steps=200, lr=1e-2)
+    learnt = train(toy_task(), ToyData(16), ToyData(8, seed=1), longer, tmp_path / "a", save_best=Best())
+    assert learnt.verdict == f"best model: step {learnt.best_step} of 200" and learnt.best_step > 0
+    worse = train(toy_task(), data, ToyData(8, seed=1), settings, tmp_path / "b", save_best=Best())
+    assert worse.best_step == 0
+    assert "did not improve on the initial weights" in worse.verdict and "step 0" in worse.verdict
+
+
+def test_estimate_runs_the_share_of_its_rank():
+    asked = []
+
+    class Watched(ToyData):
+        def batch(self, indices):
+            asked.append(len(indices))
+            return super().batch(indices)
+
+    found = estimate(toy_task(), Watched(64), Settings(epochs=1, batch_size=8), Ranks(rank=3, world=4))
+    assert asked == [2, 2] and found.steps_per_epoch == 8
+    # fewer systems than ranks: the last has none
+    asked.clear()
+    estimate(toy_task(), Watched(4), Settings(epochs=1, batch_size=8), Ranks(rank=7, world=8))
+    assert len(asked) == 0
+
+
+def test_estimate_refuses_a_loss_that_is_not_finite():
+    data, task = ToyData(16), toy_task()
+    data.energy[4] = torch.tensor(float("nan"), dtype=torch.float64)
+    with pytest.raises(CovariumError, match=r"not finite \(energy nan, .*Caused by: clusters\.xyz, index 4\. Check"):
+        estimate(task, data, Settings(epochs=1, batch_size=16))
 
 
 def test_estimate_changes_nothing():

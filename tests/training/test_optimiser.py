@@ -22,6 +22,16 @@ def test_rate_warms_up_and_ends_on_its_fraction():
     assert rate(Settings(steps=10, lr=2.0, warmup=0, min_lr=1), 0.0, 0) == 2.0
 
 
+def test_with_a_time_budget_the_warmup_takes_steps_too():
+    settings = Settings(time_s=30.0, lr=2.0, warmup=0.05, min_lr=1.0)
+    # the first evaluation used up a quarter of the run
+    assert [rate(settings, 0.25, step) for step in (0, 9, 19, 20)] == pytest.approx([0.1, 1.0, 2.0, 2.0])
+    # many quick steps: the fraction holds
+    assert rate(settings, 0.01, 500) == pytest.approx(0.4)
+    assert rate(Settings(time_s=30.0, lr=2.0, warmup=0, min_lr=1.0), 0.25, 0) == 2.0
+    assert rate(Settings(steps=30, lr=2.0, warmup=0.05, min_lr=1.0), 0.25, 0) == 2.0
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_rate_falls_after_the_warmup(a, b):
     settings = Settings(steps=1, warmup=0.1)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import potential_runs
 import pytest
 import rank_runs
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 
@@ -18,15 +20,29 @@ HERE = Path(__file__).parent
 def results(tmp_path_factory):
     """name → (tensors, facts) of one process and of two."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    by_two("rank_runs.py", two)
+    rank_runs.main(one)
+    return {name: (read(one / f"{name}.safetensors"), read(two / f"{name}.safetensors")) for name in rank_runs.RUNS}
+
+
+def by_two(script, out):
     path = os.pathsep.join([str(HERE), str(HERE.parents[1] / "src")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(HERE / "rank_runs.py"), str(two)],
+        [*command, str(HERE / script), str(out)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rank_runs.main(one)
-    return {name: (read(one / f"{name}.safetensors"), read(two / f"{name}.safetensors")) for name in rank_runs.RUNS}
+
+
+def test_two_ranks_train_a_potential_as_one_does(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    by_two("potential_runs.py", two)
+    potential_runs.main(one)
+    alone, together = (load_file(folder / "potential.safetensors") for folder in (one, two))
+    assert alone["scores"][-1] != alone["scores"][0]
+    for key, tensor in alone.items():
+        torch.testing.assert_close(together[key], tensor, rtol=1e-10, atol=1e-10)
 
 
 def read(path):

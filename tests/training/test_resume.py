@@ -21,6 +21,8 @@ SETTINGS = Settings(epochs=4, batch_size=4, accumulate=2, lr=5e-3, eval_every=3,
 
 def run(folder, *, stop_at=(), with_signal=signal.SIGTERM, resume=False, settings=SETTINGS, **changes):
     def progress(event):
+        if event.note and "notes" in changes:
+            changes["notes"].append(event.note)
         if event.step in stop_at and not event.note:
             os.kill(os.getpid(), with_signal)
 
@@ -94,6 +96,19 @@ def test_killed_run_resumes_to_the_bit(tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_without_a_saved_state_starts_again(tmp_path, begun):
+    """Also where the kill came between the first row of the log and the first state."""
+    whole, again, notes = tmp_path / "whole", tmp_path / "again", []
+    run(whole)
+    if begun:
+        again.mkdir()
+        (again / "log.csv").write_text("".join((whole / "log.csv").open().readlines()[:2]))
+    run(again, resume=True, notes=notes)
+    assert len(notes) == 1 and "starts again from step 0" in notes[0]
+    assert_same(whole, again)
+
+
 def test_a_finished_run_ends_at_once_and_can_be_made_longer(tmp_path):
     run(tmp_path)
     assert run(tmp_path, resume=True).steps == 16
@@ -102,13 +117,13 @@ def test_a_finished_run_ends_at_once_and_can_be_made_longer(tmp_path):
 
 
 def test_time_already_used_counts(tmp_path):
-    settings = Settings(time_s=3.0, batch_size=4)
-    first = run(tmp_path, settings=settings, stop_at=(100,))
+    settings = Settings(time_s=6.0, batch_size=4)
+    first = run(tmp_path, settings=settings, stop_at=(5,))  # well within the budget on any machine
     assert first.interrupted
     used = content_elapsed(tmp_path)
     second = run(tmp_path, settings=settings, resume=True)
-    assert second.reason.startswith("used its 3 s") and second.steps > first.steps
-    assert used < 3 and content_elapsed(tmp_path) == pytest.approx(3, abs=0.5)
+    assert second.reason.startswith("used its 6 s") and second.steps > first.steps
+    assert used < 6 and content_elapsed(tmp_path) == pytest.approx(6, abs=0.5)
 
 
 def content_elapsed(folder):
@@ -117,9 +132,11 @@ def content_elapsed(folder):
 
 
 def test_a_state_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(CovariumError, match="no run to resume"):
-        run(tmp_path, resume=True)
     run(tmp_path)
+    (tmp_path / "state.safetensors").rename(tmp_path / "away")
+    with pytest.raises(CovariumError, match=r"cannot be resumed: its state\.safetensors is gone"):
+        run(tmp_path, resume=True)
+    (tmp_path / "away").rename(tmp_path / "state.safetensors")
     with pytest.raises(CovariumError, match="other data: it had 30 training systems, now there are 29"):
         run(tmp_path, resume=True, data=ToyData(29))
     with pytest.raises(CovariumError, match="started with batch_size=4, now it is 5"):

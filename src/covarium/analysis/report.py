@@ -6,7 +6,6 @@ A report is a list of ``Section``; what a workflow shows is its choice. The sect
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 
 from covarium.analysis import plots
 from covarium.analysis.errors import Evaluation, Table
+from covarium.checkpoint import replace_file
 from covarium.errors import CovariumError
 
 MAX_ATOMS = 2000  # of one structure in the viewer
@@ -75,13 +75,7 @@ def write(path: Path, title: str, sections: Sequence[Section], *, subtitle: str 
         CovariumError: the file cannot be written.
     """
     text = html(title, sections, subtitle=subtitle)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CovariumError(f"cannot write the report {path}: {error.strerror}") from error
+    replace_file(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def html(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import training, using
+from covarium.cli import checking, training, using
 from covarium.errors import CovariumError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 for command in (training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo):
     app.command()(command)
+app.add_typer(checking.app, name="check")
 
 
 def _print_version(wanted: bool) -> None:
@@ -39,7 +40,10 @@ def options(
 
 
 def main() -> None:
-    """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback."""
+    """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
+
+    Exit code 1 is a simulation that stopped before its end or did not converge.
+    """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -50,12 +54,12 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if message := _explain(error):
+        if message := _explain(error, next((a for a in arguments if not a.startswith("-")), "")):
             typer.echo(f"error: {message}", err=True)
         sys.exit(2)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, command: str) -> str:
     """What the user can do about it."""
     if hasattr(error, "format_message"):  # of the option parser; empty when it has shown the help instead
         return str(error.format_message()).replace("Value error, ", "")
@@ -64,6 +68,9 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f" '{error.filename}'" if error.filename else ""
         return f"{error.strerror}{where}"
-    if "out of memory" in str(error) or isinstance(error, MemoryError):
-        return "out of memory; lower --set training.batch_size=… (training.accumulate keeps the size of the steps)"
+    starved = any(text in str(error) for text in ("out of memory", "can't allocate memory"))
+    if starved or isinstance(error, MemoryError):
+        if command == "train":
+            return "out of memory; lower --set training.batch_size=… (training.accumulate keeps the size of the steps)"
+        return "out of memory; use structures of fewer atoms, --dtype float32, or --device cpu"
     return f"{type(error).__name__}: {error} (this should not happen; --debug shows where it came from)"

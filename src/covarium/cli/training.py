@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
+RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+
 Labelled = Annotated[
     list[Path] | None,
     Argument(metavar="FILE", help="Labelled structures: what ASE reads, also compressed, or npz."),
@@ -25,13 +27,13 @@ Labelled = Annotated[
 def train(
     files: Labelled = None,
     model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2.")] = None,
-    recipe: Annotated[str | None, Option(help="Start from a published experiment. Default: molecules.")] = None,
+    recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
     valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
     test: Annotated[list[Path] | None, Option(help="File for the error table at the end.")] = None,
     time: Annotated[
-        str | None, Option(metavar="DURATION", help="Length, e.g. 30m; the schedule is fitted to it.")
+        str | None, Option(metavar="DURATION", help="Length of training, e.g. 30m; the schedule is fitted to it.")
     ] = None,
     epochs: Annotated[int | None, Option(min=1, help="Length in passes over the data.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the run. Default: runs/NAME-OF-FILE.")] = None,
@@ -47,6 +49,7 @@ def train(
     """Train a potential on labelled structures.
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
+    --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
     from covarium.workflows.configuring import configure
     from covarium.workflows.inference import infer
@@ -67,7 +70,8 @@ def train(
         resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
-    _run(infer(resolved), folder, resume=resume is not None, dry_run=dry_run)
+    told = "given" if resume is None and config is None else "from the configuration"
+    _run(infer(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(
@@ -84,19 +88,23 @@ def _given(
 
 
 def _run(plan: Plan, folder: Path, *, resume: bool, dry_run: bool) -> None:
-    from covarium.training import RichProgress
+    from covarium.training import RichProgress, announced
     from covarium.training import estimate as estimate_run
-    from covarium.workflows.training_run import first_process, refuse_used, run
+    from covarium.workflows.training_run import refuse_unwritable, refuse_used, run
 
-    if not first_process():
-        run(plan, folder, resume=resume)
+    ranks = announced()
+    if not ranks.first:
+        if not dry_run:
+            run(plan, folder, resume=resume)
         return
-    if not resume and not dry_run:
-        refuse_used(folder)
+    if not dry_run:
+        if not resume:
+            refuse_used(folder)
+        refuse_unwritable(folder)
     _show_plan(plan)
     from covarium.cli.console import findings, memory, say, seconds
 
-    needs = estimate_run(plan.task, plan.train, plan.settings)
+    needs = estimate_run(plan.task, plan.train, plan.settings, ranks)
     findings("", [
         ("estimate", f"{seconds(needs.seconds)}, {memory(needs.peak_bytes)}",
          f"{needs.seconds_per_step:.3g} s per step, {needs.epochs:.0f} epochs; measured on the costliest batch"),
@@ -123,6 +131,8 @@ def _show_outcome(outcome: Outcome) -> None:
     from covarium.cli.console import commands, say
 
     say(f"\n{outcome.result.reason[:1].upper()}{outcome.result.reason[1:]}.")
+    if not outcome.result.interrupted:
+        say(f"{outcome.result.verdict[:1].upper()}{outcome.result.verdict[1:]}.")
     _show_errors(outcome)
     if not outcome.result.interrupted:
         say(f"model:  {outcome.model}")
@@ -162,7 +172,10 @@ def demo(
     _show_plan(plan)
     with RichProgress() as progress:
         outcome = run(plan, folder / "run", progress=progress)
-    say("\n3. Errors on held-out structures")
+    if outcome.result.interrupted:
+        _show_outcome(outcome)
+        return
+    say(f"   {outcome.result.verdict}\n\n3. Errors on held-out structures")
     _show_errors(outcome)
     say("4. Relaxation, then dynamics at constant energy, with the trained model")
     with stepping("simulating") as stepped:

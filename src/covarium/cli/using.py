@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import BadParameter, Option
+from typer import Argument, BadParameter, Exit, Option
 
 from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, Settings, Threads, simulated
 
@@ -28,7 +28,6 @@ class Optimiser(StrEnum):
 
 
 Index = Annotated[int | None, Option(help="Which structure of FILE, from 0. Default: the last.")]
-Interval = Annotated[int, Option(min=1, help="Steps between saved frames.")]
 
 
 def evaluate(
@@ -47,7 +46,7 @@ def evaluate(
     from covarium.cli.console import counting, say, table
     from covarium.workflows.evaluation import evaluate_files, write_json, write_report
 
-    loaded = _load(model, device, dtype, threads)
+    loaded = loaded_potential(model, device, dtype, threads)
     with counting("evaluating") as progress:
         reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
     for note in [*reading.notes, *reading.left_out]:
@@ -80,7 +79,7 @@ def predict(
     from covarium.cli.console import counting, say
     from covarium.workflows.evaluation import predict_file
 
-    loaded = _load(model, device, dtype, threads)
+    loaded = loaded_potential(model, device, dtype, threads)
     with counting("predicting") as progress:
         count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
     say(f"energies: {_semantics(loaded)}")
@@ -89,59 +88,75 @@ def predict(
 
 def md(
     model: Model,
-    file: File,
+    file: Annotated[Path | None, Argument(help="Structure: anything ASE reads. Not needed with --resume.")] = None,
     ensemble: Annotated[
-        Ensemble, Option(help="Constant energy, temperature, or temperature and pressure.")
-    ] = Ensemble.langevin,
-    temperature: Annotated[float, Option(min=0.0, help="K.")] = 300.0,
+        Ensemble | None,
+        Option(help="Constant energy, temperature, or temperature and pressure. Default: langevin."),
+    ] = None,
+    temperature: Annotated[
+        float | None, Option(help="K. Default: 300; with nve, the momenta of the structure where it has any.")
+    ] = None,
     time: Annotated[str | None, Option(metavar="DURATION", help="Simulated time, e.g. 5ps. Default: 1ps.")] = None,
     steps: Annotated[int | None, Option(min=0, help="Instead of --time.")] = None,
-    timestep: Annotated[float, Option(help="fs.")] = 0.5,
-    pressure: Annotated[float, Option(help="GPa, for npt.")] = 0.0,
-    interval: Interval = 10,
+    timestep: Annotated[float | None, Option(help="fs. Default: 0.5.")] = None,
+    pressure: Annotated[float | None, Option(help="GPa, for npt. Default: 0.")] = None,
+    interval: Annotated[int | None, Option(min=1, help="Steps between saved frames. Default: 10.")] = None,
     index: Index = None,
     out: Annotated[Path, Option(help="Folder for trajectory.extxyz, md.csv and the state to resume from.")] = Path(
         "md"
     ),
-    resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Continue the run in --out with its own settings, to --time or --steps in all.")
+    ] = False,
     device: Device = None,
     dtype: Precision = None,
     threads: Threads = None,
-    seed: Annotated[int, Option(min=0, help="Of velocities and thermostat.")] = 0,
+    seed: Annotated[int | None, Option(min=0, help="Of velocities and thermostat. Default: 0.")] = None,
 ) -> None:
     """Molecular dynamics with a model.
 
-    Stops with a reason when atoms overlap, the temperature jumps or memory runs out.
+    Stops with a reason and exit code 1 when atoms overlap, the temperature jumps or memory runs out.
     """
     from covarium.cli.console import say, stepping
-    from covarium.simulation import MDSettings, resume_md
     from covarium.simulation import md as run_md
+    from covarium.simulation import resume_md
+    from covarium.workflows.dynamics import new_settings, resumed_settings
     from covarium.workflows.loaded import read_structure
 
     if time is not None and steps is not None:
         raise BadParameter("give --time or --steps, not both")
-    count = steps if steps is not None else round(simulated(time or "1ps") / timestep)
-    settings = MDSettings(
-        steps=count, ensemble=ensemble.value, timestep=timestep, temperature=temperature, pressure=pressure,
-        interval=interval, seed=seed,
-    )  # fmt: skip
-    loaded = _load(model, device, dtype, threads)
-    calculator = loaded.calculator()
-    atoms, which = read_structure(file, index)
-    say(f"{which}; {count} steps of {timestep:g} fs, {ensemble.value}, {temperature:g} K")
+    if file is None and not resume:
+        raise BadParameter("name a structure file; only --resume needs none")
+    options = {
+        "ensemble": None if ensemble is None else ensemble.value, "temperature": temperature, "timestep": timestep,
+        "pressure": pressure, "interval": interval, "seed": seed, "steps": steps,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    length = None if time is None else simulated(time)
+    atoms, which = None, f"resumed in {out}"
+    if resume or file is None:
+        settings = resumed_settings(out, given, length)
+    else:
+        atoms, which = read_structure(file, index)
+        settings = new_settings(atoms, given, length)
+    kelvin = f"{settings.temperature:g} K" if settings.temperature is not None else "momenta of the structure kept"
+    gpa = f", {settings.pressure:g} GPa" if settings.ensemble == "npt" else ""
+    calculator = loaded_potential(model, device, dtype, threads).calculator()
+    say(f"{which}; {settings.steps} steps of {settings.timestep:g} fs, {settings.ensemble}, {kelvin}{gpa}")
     with stepping("md") as progress:
-        if resume:
-            asked = count if time is not None or steps is not None else None
-            result = resume_md(out, calculator, steps=asked, progress=progress)
+        if atoms is None:
+            result = resume_md(out, calculator, steps=settings.steps, progress=progress)
         else:
             result = run_md(atoms, calculator, settings, out, progress=progress)
     say(f"{result.steps} steps: {result.reason}" + (f". {result.message}" if result.message else ""))
     if result.temperature is not None:
         say(f"mean temperature {result.temperature:.0f} K")
     if result.drift is not None:
-        length = result.steps * timestep / 1e3
-        say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps over {length:g} ps")
+        ps = result.steps * settings.timestep / 1e3
+        say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps over {ps:g} ps")
     _show_files(result.files)
+    if result.reason != "finished":
+        raise Exit(1)
 
 
 def relax(
@@ -158,14 +173,14 @@ def relax(
     dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
     threads: Threads = None,
 ) -> None:
-    """The nearest minimum of the energy, from a structure."""
+    """The nearest minimum of the energy, from a structure. Exit code 1 if it was not reached."""
     from covarium.cli.console import say, stepping
     from covarium.simulation import RelaxSettings
     from covarium.simulation import relax as run_relax
     from covarium.workflows.loaded import read_structure
 
     settings = RelaxSettings(fmax=fmax, steps=steps, optimiser=optimiser.value, cell=cell, pressure=pressure)
-    loaded = _load(model, device, dtype, threads)
+    loaded = loaded_potential(model, device, dtype, threads)
     atoms, which = read_structure(file, index)
     say(which)
     with stepping("relax") as progress:
@@ -177,6 +192,8 @@ def relax(
     if result.fmax is not None:
         say(f"largest force {result.fmax:.4g} eV/Å")
     _show_files(result.files)
+    if result.reason != "converged":
+        raise Exit(1)
 
 
 def info(model: Model) -> None:
@@ -188,7 +205,8 @@ def info(model: Model) -> None:
         findings(title, rows)
 
 
-def _load(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> LoadedPotential:
+def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> LoadedPotential:
+    """The model on its device, in its precision, after the number of threads was set."""
     from covarium.workflows.device import use_threads
     from covarium.workflows.loaded import load
 

@@ -1,8 +1,9 @@
 """Files to systems with labels: reading, checking, splitting, batching, statistics."""
 
 from covarium.data.batch import Batch, FrameDataset, collate
+from covarium.data.charges import charge_and_spin
 from covarium.data.frame import Frame
-from covarium.data.reading import Reading, read
+from covarium.data.reading import Reading, Structure, read, read_structures
 from covarium.data.sampler import BalancedSampler
 from covarium.data.split import Split, split
 from covarium.data.statistics import References, Statistics, element_references, remaining_energy, statistics
@@ -16,9 +17,12 @@ __all__ = [
     "References",
     "Split",
     "Statistics",
+    "Structure",
+    "charge_and_spin",
     "collate",
     "element_references",
     "read",
+    "read_structures",
     "remaining_energy",
     "split",
     "statistics",

@@ -55,6 +55,12 @@ def resolve(given: Mapping[str, str], records: Sequence[Record]) -> Units:
     return Units(names, size, "given" if given else "stated" if stated else "assumed")
 
 
+def length_size(given: Mapping[str, str], records: Sequence[Record]) -> float:
+    """What the records' unit of length is in Å: given, else stated in the files, else 1."""
+    named = given.get("length") or _stated(records).get("length", "Å")
+    return _simple(named, LENGTH, "length")[1]
+
+
 def _simple(name: str, table: Mapping[str, float], what: str) -> tuple[str, float]:
     """The proper name of a unit and its size."""
     proper = {_plain_unit(key): key for key in reversed(list(table))}  # the first of two spellings wins

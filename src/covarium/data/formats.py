@@ -37,6 +37,7 @@ class Record:
         numbers, positions, cell, pbc: [n], [n, 3], [3, 3] rows, [3]; lengths in the file's unit.
         fixed: [n] bool, from constraints or a mask.
         values: everything else, per structure or per atom.
+        atoms: the structure as read, with what its file says of it as a whole in ``info``.
         source, index: file and place in it.
     """
 
@@ -46,6 +47,7 @@ class Record:
     pbc: np.ndarray
     fixed: np.ndarray
     values: dict[str, Any]
+    atoms: Atoms
     source: str
     index: int
 
@@ -118,9 +120,10 @@ def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) 
         functional = getattr(atoms.calc, "parameters", {}).get("gga", "--")
         if functional != "--":  # VASP's word for "as the pseudopotentials have it"
             values.setdefault("gga", functional)
+    atoms.info = dict(info)
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):
+        if fixes(constraint):
             fixed[constraint.index] = True
     return Record(
         numbers=atoms.numbers.astype(np.int64),
@@ -129,9 +132,16 @@ def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) 
         pbc=np.asarray(atoms.pbc, dtype=bool),
         fixed=fixed,
         values=values,
+        atoms=atoms,
         source=source,
         index=index,
     )
+
+
+def fixes(constraint: object) -> bool:
+    """Whether a constraint holds its atoms where they are."""
+    whole = isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
+    return isinstance(constraint, FixAtoms) or whole
 
 
 def _load_db(path: Path, source: str, limit: int | None) -> list[Record]:
@@ -169,14 +179,14 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | Non
             f"{source}: '{positions_key}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
             "[frames, atoms, 3] (smaller molecules filled up with atomic number 0)"
         )
-    frames, atoms = positions.shape[:2]
+    frames, size = positions.shape[:2]
     numbers = _atomic_numbers(arrays[numbers_key], f"{source}: '{numbers_key}'")
-    if numbers.shape not in ((atoms,), (frames, atoms)):
+    if numbers.shape not in ((size,), (frames, size)):
         raise CovariumError(
-            f"{source}: '{numbers_key}' has shape {numbers.shape}, expected [{atoms}] or [{frames}, {atoms}] as "
-            f"'{positions_key}' has {frames} frames of {atoms} atoms"
+            f"{source}: '{numbers_key}' has shape {numbers.shape}, expected [{size}] or [{frames}, {size}] as "
+            f"'{positions_key}' has {frames} frames of {size} atoms"
         )
-    numbers = np.broadcast_to(numbers, (frames, atoms))
+    numbers = np.broadcast_to(numbers, (frames, size))
     cell_key = _npz_key(arrays, "cell", keys, source, optional=True)
     cells = np.zeros((3, 3)) if cell_key is None else arrays[cell_key]
     cells = np.broadcast_to(cells.reshape(-1, 3, 3), (frames, 3, 3))
@@ -190,14 +200,20 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | Non
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         fixed = np.zeros(int(real.sum()), dtype=bool)
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
+        atoms = Atoms(
+            numbers[index][real].astype(np.int64), positions[index][real].astype(np.float64),
+            cell=cells[index].astype(np.float64), pbc=pbc[index],
+            info={name: value for name, value in values.items() if np.ndim(value) == 0},
+        )  # fmt: skip
         records.append(
             Record(
-                numbers=numbers[index][real].astype(np.int64),
-                positions=positions[index][real].astype(np.float64),
-                cell=cells[index].astype(np.float64),
-                pbc=pbc[index].copy(),
+                numbers=atoms.numbers,
+                positions=atoms.positions,
+                cell=atoms.cell.array,
+                pbc=atoms.pbc,
                 fixed=fixed,
                 values=values,
+                atoms=atoms,
                 source=source,
                 index=index,
             )

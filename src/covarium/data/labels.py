@@ -181,12 +181,3 @@ def theory(records: Sequence[Record], notes: list[str]) -> str:
         counts = "; ".join(f"{kind or 'nothing stated'}: {count} frames" for kind, count in found.most_common(5))
         notes.append(f"the frames state different levels of theory ({counts}); their energies may not be comparable")
     return "; ".join(kinds[:5])
-
-
-def spin_of(record: Record, chosen: Mapping[str, str | None]) -> float:
-    """Unpaired electrons, from ``spin`` or from ``multiplicity`` − 1."""
-    if chosen["spin"] is not None:
-        return float(record.values[chosen["spin"]])
-    if chosen["multiplicity"] is not None:
-        return float(record.values[chosen["multiplicity"]]) - 1.0
-    return 0.0

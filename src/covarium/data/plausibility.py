@@ -11,10 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from covarium.data.frame import Frame
-from covarium.units import BOHR, ENERGY, HARTREE
+from covarium.systems import GraphSpec
+from covarium.systems.neighbours import neighbour_pairs
+from covarium.units import ENERGY, HARTREE
 
 ALL_ELECTRON = 0.04  # the estimate below is this good, relative, for the atoms of molecules
 HIGH_FORCE = 50.0  # eV/Å root mean square; molecular dynamics at 5000 K has about 5
+SHORT = 0.5  # Å, below every bond length; above those in nm
+BOUND_BOHR = (1.55, 2.4)  # Bohr, hydrogen to C, N or O
+MANY = (3, 8)  # frames, and hydrogen atoms in them, that conclude anything
 NEAR = (0.01, 0.2)  # Å, the farthest-moved atom between two frames that are compared
 
 
@@ -38,25 +43,44 @@ def findings(frames: Sequence[Frame], energy_unit: float) -> list[Finding]:
 
 
 def _lengths(frames: Sequence[Frame]) -> Finding | None:
-    """Hydrogen bound to C, N, O has its neighbour at 0.95 to 1.15 Å, everywhere in chemistry."""
-    nearest = []
-    for frame in frames[:50]:
-        light = np.isin(frame.numbers, (6, 7, 8))
-        hydrogen = frame.numbers == 1
-        if not light.any() or not hydrogen.any() or len(frame.numbers) > 500:
-            continue
-        gaps = frame.positions[hydrogen][:, None] - frame.positions[None]
-        distance = np.linalg.norm(gaps, axis=2)
-        distance[distance < 1e-9] = np.inf
-        nearest.extend(distance.min(axis=1))
-    if len(nearest) < 4:
+    """Hydrogen tells Å from nm and Bohr, where all frames with hydrogen agree.
+
+    No atom is nearer to hydrogen than the other one of H2, at 0.74 Å. Hydrogen that has C, N or O as its nearest
+    neighbour is bound to it, at 0.95 to 1.15 Å; beside metals (1.5 Å and more) or hydrogen it could be in Å or Bohr.
+    """
+    few = [frames[k] for k in np.unique(np.linspace(0, len(frames) - 1, 20).astype(int))]
+    near = [_nearest_of_hydrogen(frame) for frame in few if len(frame.numbers) <= 1000]
+    near = [(distances, elements) for distances, elements in near if len(distances)]
+    if len(near) < MANY[0]:
         return None
-    middle = float(np.median(nearest))
-    if 0.6 < middle < 1.5:
+    text = "hydrogen atoms have their nearest neighbour at {:.3g} Å (expected about 1): positions look like {}"
+    if max(float(np.median(distances)) for distances, _ in near) < SHORT:
+        middle = float(np.median(np.concatenate([distances for distances, _ in near])))
+        return Finding(text.format(middle, "nm" if middle > 0.05 else "another unit"), True)
+    bound = [distances[np.isin(elements, (6, 7, 8))] for distances, elements in near]
+    bound = [distances for distances in bound if len(distances)]
+    if len(bound) < MANY[0] or sum(map(len, bound)) < MANY[1]:
         return None
-    unit = "Bohr" if 0.6 < middle * BOHR < 1.5 else "nm" if 0.6 < middle * 10 < 1.5 else "another unit"
-    text = f"hydrogen atoms have their nearest neighbour at {middle:.3g} Å (expected about 1)"
-    return Finding(f"{text}: positions look like {unit}", True)
+    shortest = min(float(distances.min()) for distances, _ in near)
+    if shortest > 1.2 and all(BOUND_BOHR[0] < np.median(distances) < BOUND_BOHR[1] for distances in bound):
+        return Finding(text.format(float(np.median(np.concatenate(bound))), "Bohr"), True)
+    return None
+
+
+def _nearest_of_hydrogen(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Distance and atomic number of the nearest neighbour, images included, of each hydrogen that has one."""
+    # the short search first: structures in nm have thousands of neighbours within the long one
+    for cutoff in (SHORT, BOUND_BOHR[1]):
+        (source, target), shifts = neighbour_pairs(frame.positions, frame.cell, frame.pbc, GraphSpec(cutoff))
+        of_hydrogen = frame.numbers[target] == 1
+        source, target, shifts = source[of_hydrogen], target[of_hydrogen], shifts[of_hydrogen]
+        if len(target):
+            break
+    cell = np.where(frame.pbc[:, None], frame.cell, 0.0)
+    distances = np.linalg.norm(frame.positions[source] - frame.positions[target] + shifts @ cell, axis=1)
+    order = np.lexsort((distances, target))
+    first = order[np.unique(target[order], return_index=True)[1]]
+    return distances[first], frame.numbers[source[first]]
 
 
 def _total_energies(frames: Sequence[Frame], energy_unit: float) -> Finding | None:

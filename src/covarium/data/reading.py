@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms
 from ase.data import chemical_symbols
 
 from covarium.data import labels as labelling
-from covarium.data.conversion import Units, resolve
-from covarium.data.formats import Record, load
+from covarium.data.charges import CHARGES, chosen_charge_and_spin
+from covarium.data.conversion import Units, length_size, resolve
+from covarium.data.formats import Record, fixes, load
 from covarium.data.frame import LABEL_UNITS, Frame
-from covarium.data.names import LABELS, NPZ_STRUCTURE
+from covarium.data.names import LABELS, NPZ_STRUCTURE, plain
 from covarium.data.plausibility import findings
 from covarium.errors import CovariumError, nearest
 
@@ -75,7 +78,7 @@ def read(
     chosen = _choose(records, keys, need, notes, left_out)
     group = labelling.group_key(records, keys.get("group"))
     values = _labels(records, chosen, need, file_units, notes, left_out)
-    _check_charges(records, chosen)
+    _charge_everywhere(records, chosen)
     frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
@@ -86,6 +89,73 @@ def read(
         notes.append(f"groups for splitting from '{group}'")
     theory = labelling.theory(records, notes)
     return Reading(frames, used, file_units.names, theory, notes, left_out)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure as its file has it: constraints, masses, momenta, info and arrays; its place in the file."""
+
+    atoms: Atoms
+    source: str
+    index: int
+
+
+def read_structures(
+    paths: Sequence[Path],
+    *,
+    keys: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> list[Structure]:
+    """Read structures for the sake of the structures: labels are neither looked for nor judged.
+
+    Args:
+        paths, limit: as for ``read``.
+        keys: as for ``read``; those of labels mean nothing here.
+        units: that of ``length`` counts, else the one stated in the file, else Å.
+
+    Raises:
+        CovariumError: a file cannot be read, a key does not exist, or the unit of length is unknown.
+    """
+    keys = dict(keys or {})
+    _check_arguments(paths, keys, (), limit)
+    records = [record for path in paths for record in load(Path(path), keys, limit)]
+    size = length_size(dict(units or {}), records)
+    return [Structure(_structure(record, keys, size), record.source, record.index) for record in records]
+
+
+def _structure(record: Record, keys: Mapping[str, str], size: float) -> Atoms:
+    atoms = record.atoms
+    atoms.calc = None
+    if size != 1.0:
+        if atoms.has("momenta"):
+            raise CovariumError(f"{record.where} has momenta, and lengths that are not in Å; convert both beforehand")
+        # not set_positions and not set_cell, which constraints would stop
+        atoms.positions *= size
+        atoms.cell[:] *= size
+    for label in CHARGES:
+        if label in keys:
+            if keys[label] not in record.values:
+                hint = nearest(keys[label], record.values)
+                raise CovariumError(f"{record.where} has no key '{keys[label]}' for {label}{hint}")
+            atoms.info.pop(keys[label], None)
+            atoms.info[label] = record.values[keys[label]]
+    named = [key for key in record.values if key == keys.get("fixed") or plain(key) in LABELS["fixed"]]
+    fixed = record.fixed.copy()
+    for key in named:
+        if labelling.fits("fixed", record.values[key], len(atoms)):
+            fixed |= _mask(record, key)
+    others = [constraint for constraint in atoms.constraints if not fixes(constraint)]
+    atoms.set_constraint([*others, FixAtoms(mask=fixed)] if fixed.any() else others)
+    return atoms
+
+
+def _mask(record: Record, key: str) -> np.ndarray:
+    """[n] bool of fixed atoms."""
+    mask = np.asarray(record.values[key])
+    if not np.isin(mask, (0, 1)).all():
+        raise CovariumError(f"{record.where}: '{key}' must mark fixed atoms by 1, others by 0")
+    return mask.astype(bool)
 
 
 def _check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
@@ -206,12 +276,12 @@ def _fill_single_atoms(
 def _frame(
     record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
 ) -> Frame:
+    charge, spin = chosen_charge_and_spin(
+        record.values, chosen, record.numbers, molecule=not record.pbc.any(), where=record.where
+    )
     fixed = record.fixed
     if chosen["fixed"] is not None and chosen["fixed"] in record.values:
-        mask = np.asarray(record.values[chosen["fixed"]])
-        if not np.isin(mask, (0, 1)).all():
-            raise CovariumError(f"{record.where}: '{chosen['fixed']}' must mark fixed atoms by 1, others by 0")
-        fixed = fixed | mask.astype(bool)
+        fixed = fixed | _mask(record, chosen["fixed"])
     return Frame(
         numbers=record.numbers,
         positions=record.positions * units.size["length"],
@@ -219,8 +289,8 @@ def _frame(
         pbc=record.pbc,
         labels=labels,
         fixed=fixed,
-        charge=float(record.values[chosen["charge"]]) if chosen["charge"] is not None else 0.0,
-        spin=labelling.spin_of(record, chosen),
+        charge=charge,
+        spin=spin,
         config_type=str(record.values.get("config_type", "")),
         group=str(record.values.get(group, "")) if group is not None else "",
         source=record.source,
@@ -228,12 +298,9 @@ def _frame(
     )
 
 
-def _check_charges(records: Sequence[Record], chosen: Mapping[str, str | None]) -> None:
-    """Charge and spin on every frame or on none, and a spin that counts unpaired electrons.
-
-    Some files keep the multiplicity under ``spin``; the parity of the electrons tells them apart.
-    """
-    for label in ("charge", "spin", "multiplicity"):
+def _charge_everywhere(records: Sequence[Record], chosen: Mapping[str, str | None]) -> None:
+    """Charge and spin on every frame or on none."""
+    for label in CHARGES:
         key = chosen[label]
         if key is None:
             continue
@@ -242,18 +309,6 @@ def _check_charges(records: Sequence[Record], chosen: Mapping[str, str | None]) 
             raise CovariumError(
                 f"{len(missing)} of {len(records)} frames lack {label} '{key}', the first is {missing[0].where}; "
                 "give it to all frames or to none"
-            )
-    if chosen["spin"] is None:
-        return
-    for record in records:
-        charge = float(record.values[chosen["charge"]]) if chosen["charge"] is not None else 0.0
-        spin = float(record.values[chosen["spin"]])
-        whole = charge == round(charge) and spin == round(spin)
-        if not record.pbc.any() and whole and (record.numbers.sum() - charge - spin) % 2:
-            raise CovariumError(
-                f"{record.where}: '{chosen['spin']}' = {spin:g} unpaired electrons is impossible with "
-                f"{record.numbers.sum() - charge:g} electrons; if it is the multiplicity, say "
-                f"--set data.keys.multiplicity={chosen['spin']}"
             )
 
 

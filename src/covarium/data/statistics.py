@@ -122,7 +122,13 @@ def element_references(
     if not lacking:
         return References({z: isolated[z] for z in elements}, "isolated atoms", [])
     notes = [f"isolated atoms of {', '.join(lacking)} are missing: least squares for all"] if isolated else []
-    return _least_squares([frame for frame in frames if not frame.isolated] or list(frames), elements, notes)
+    bound = {int(z) for frame in frames if not frame.isolated for z in frame.numbers}
+    alone = [chemical_symbols[z] for z in elements if z not in bound]
+    if alone:
+        notes.append(f"only isolated atoms hold {', '.join(alone)}: their energies are the references of these")
+    # isolated atoms would distort the fit for elements of other frames, but are all there is for the rest
+    fitted = [frame for frame in frames if not frame.isolated or int(frame.numbers[0]) not in bound]
+    return _least_squares(fitted, elements, notes)
 
 
 def _elements(frames: Sequence[Frame]) -> tuple[int, ...]:

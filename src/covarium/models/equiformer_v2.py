@@ -95,6 +95,20 @@ class Config:
             raise CovariumError(f"model.lmax must be at least 1, got {self.lmax}")
         if self.num_distance_basis < 2:
             raise CovariumError(f"model.num_distance_basis must be at least 2, got {self.num_distance_basis}")
+        for name in (
+            "num_layers", "sphere_channels", "attn_hidden_channels", "num_heads", "attn_alpha_channels",
+            "attn_value_channels", "ffn_hidden_channels", "edge_channels", "max_num_elements", "max_neighbours",
+            "grid_resolution",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CovariumError(f"model.{name} must be at least 1, got {value}")
+        for name in ("cutoff", "avg_degree", "avg_num_nodes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise CovariumError(f"model.{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("alpha_drop", "drop_path_rate", "proj_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise CovariumError(f"model.{name} must lie from 0 to below 1, got {getattr(self, name)}")
 
     @property
     def spec(self) -> GraphSpec:

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from covarium.data import charge_and_spin
 from covarium.errors import CovariumError
 from covarium.simulation.skin import Pairs, SkinList
 from covarium.systems import AtomGraph
@@ -35,8 +36,8 @@ class Calculator(BaseCalculator):
 
     Properties: ``energy`` and ``free_energy`` (eV, equal), ``energies`` [N] (eV per atom), ``forces`` [N, 3] (eV/Å),
     ``stress`` [6] (eV/Å³, Voigt order xx yy zz yz xz xy, > 0 under tension). The total charge and the number of
-    unpaired electrons are read from ``atoms.info["charge"]`` and ``atoms.info["spin"]`` (0 if absent). Answers are
-    kept until numbers, positions, cell, pbc, charge or spin change by a single bit; a failure leaves no answers behind.
+    unpaired electrons are read as by ``covarium.data.charge_and_spin``. Answers are kept until numbers, positions,
+    cell, pbc, charge or spin change by a single bit; a failure leaves no answers behind.
 
     Args:
         potential: copied, so that later training or moving does not change a running simulation.
@@ -74,6 +75,7 @@ class Calculator(BaseCalculator):
         self._device = self.potential.scale.device
         self.neighbours = SkinList(self.potential.model.spec, skin)
         self.pairs: Pairs | None = None
+        self._charges: tuple[float, float] | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What has changed since the last calculation, compared exactly; ``tol`` is there for ASE's interface only."""
@@ -87,8 +89,11 @@ class Calculator(BaseCalculator):
             "pbc": (last.pbc, atoms.pbc),
         }
         changes = [name for name, (a, b) in compared.items() if a.shape != b.shape or not (a == b).all()]
-        changes += [name for name in ("charge", "spin") if last.info.get(name, 0) != atoms.info.get(name, 0)]
-        return changes
+        try:
+            same = self._charges == charge_and_spin(atoms)
+        except CovariumError:  # a change, of which the calculation says what is wrong
+            same = False
+        return changes if same else [*changes, "charge"]
 
     def calculate(
         self,
@@ -105,12 +110,13 @@ class Calculator(BaseCalculator):
             )
         self.results: dict[str, Any] = {}
         stress = periodic and (self.potential.forces == "gradient" or "stress" in properties)
-        self.pairs = None
+        self.pairs, self._charges = None, None
         graph = self._graph(atoms)
         prediction = self.potential.predict(graph, forces=True, stress=stress)
         self.results = _results(prediction, atoms)
 
     def _graph(self, atoms: Atoms) -> AtomGraph:
+        charge, spin = self._charges = charge_and_spin(atoms)
         cell = atoms.cell.array
         self.pairs = self.neighbours.pairs(atoms.positions, cell, atoms.pbc)
         device, dtype = self._device, self._dtype
@@ -122,22 +128,9 @@ class Calculator(BaseCalculator):
             batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
             edge_index=torch.from_numpy(self.pairs.edge_index).to(device),
             shifts=torch.from_numpy(self.pairs.shifts).to(device),
-            charge=torch.tensor([number(atoms, "charge")], dtype=dtype, device=device),
-            spin=torch.tensor([number(atoms, "spin")], dtype=dtype, device=device),
+            charge=torch.tensor([charge], dtype=dtype, device=device),
+            spin=torch.tensor([spin], dtype=dtype, device=device),
         )
-
-
-def number(atoms: Atoms, key: str) -> float:
-    """``atoms.info[key]``, 0 if absent.
-
-    Raises:
-        CovariumError: it is not a number.
-    """
-    value = atoms.info.get(key, 0.0)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise CovariumError(f"atoms.info['{key}'] must be a number, got {value!r}") from None
 
 
 def _results(prediction: Prediction, atoms: Atoms) -> dict[str, Any]:

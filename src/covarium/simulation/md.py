@@ -24,15 +24,17 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from covarium.errors import CovariumError, nearest
-from covarium.simulation.calculator import Calculator, number
+from covarium.simulation.calculator import Calculator
 from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume, too_hot
-from covarium.simulation.record import Progress, Record, frame, load_state, save_state
+from covarium.simulation.record import Progress, Record, frame, load_state, save_state, unlabelled
 from covarium.simulation.velocities import conserved_motions, fixed_atoms, start_velocities, temperature_of
 from covarium.units import FS, GPA
 
 ENSEMBLES = ("nve", "langevin", "npt")
 ROOM_TEMPERATURE = 300.0  # K, the reference of the temperature guard where nothing moves at the start
 STATE_EVERY = 1.0  # s of wall time; replacing a file may cost more than a step, and an older state loses only that time
+STATE = "state.npz"
+ARRAY = "array."  # before the name of an array in the state
 SAME_ENERGY = 1e-4  # eV per atom; beyond it, a state was not written with this potential
 
 Integrator = VelocityVerlet | LangevinBAOAB
@@ -112,7 +114,7 @@ def md(
     """Run molecular dynamics into a new folder.
 
     Args:
-        atoms: not changed. Fixed atoms stay fixed; total charge and spin are read from ``atoms.info``.
+        atoms: not changed. Fixed atoms stay fixed; masses, arrays, numbers and text of ``info`` are kept, labels not.
         calculator: over the potential.
         settings: what to run.
         out: receives ``trajectory.extxyz``, ``md.csv`` and ``state.npz``, and ``stopped.extxyz`` if a guard stops it.
@@ -154,8 +156,8 @@ def resume_md(
     Raises:
         CovariumError: nothing to resume, damaged files, or another potential.
     """
-    arrays, meta = load_state(out / "state.npz")
-    settings = MDSettings(**meta["settings"])
+    settings = saved_settings(out)
+    arrays, meta = load_state(out / STATE)
     if steps is not None:
         settings = replace(settings, steps=steps)
     atoms = _bare(_saved_atoms(arrays, meta["info"]), arrays["fixed"])
@@ -175,6 +177,15 @@ def resume_md(
         step=meta["step"], piston=meta["piston"],
     )  # fmt: skip
     return run.go(progress)
+
+
+def saved_settings(out: Path) -> MDSettings:
+    """The settings of the run in ``out``.
+
+    Raises:
+        CovariumError: there is no run, or its state is damaged.
+    """
+    return MDSettings(**load_state(out / STATE)[1]["settings"])
 
 
 @dataclass
@@ -207,7 +218,7 @@ class _Run:
         finally:
             self.trajectory.close()
             self.log.close()
-        files = {"trajectory": self.trajectory.path, "log": self.log.path, "state": self.out / "state.npz"}
+        files = {"trajectory": self.trajectory.path, "log": self.log.path, "state": self.out / STATE}
         if halt is not None:
             files["stopped"] = self.out / "stopped.extxyz"
             text = frame(self.atoms, labels=False, step=self.step, time_fs=self.step * self.settings.timestep)
@@ -292,6 +303,7 @@ class _Run:
             "cell": atoms.cell.array,
             "pbc": atoms.pbc,
             "fixed": fixed_atoms(atoms),
+            **{ARRAY + name: atoms.arrays[name] for name in _others(atoms)},
         }
         meta: dict[str, Any] = {
             "step": self.step,
@@ -304,22 +316,35 @@ class _Run:
             "piston": _piston(integrator),
             "lengths": {"trajectory": self.trajectory.length, "log": self.log.length},
         }
-        save_state(self.out / "state.npz", arrays, meta)
+        save_state(self.out / STATE, arrays, meta)
         self.saved_at = time.monotonic()
 
 
-def _saved_atoms(arrays: dict[str, np.ndarray], info: dict[str, float]) -> Atoms:
+def _saved_atoms(arrays: dict[str, np.ndarray], info: dict[str, Any]) -> Atoms:
     atoms = Atoms(arrays["numbers"], arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"], info=info)
     if len(arrays["masses"]):
         atoms.set_masses(arrays["masses"])
+    for name in arrays:
+        if name.startswith(ARRAY):
+            atoms.set_array(name.removeprefix(ARRAY), arrays[name])
     atoms.set_momenta(arrays["momenta"])
     return atoms
 
 
+def _others(atoms: Atoms) -> list[str]:
+    """Arrays that the motion does not depend on, in one order."""
+    return sorted(atoms.arrays.keys() - {"numbers", "positions", "masses", "momenta"})
+
+
 def _bare(atoms: Atoms, fixed: np.ndarray) -> Atoms:
-    """What the motion depends on, in one order, so that a resumed run writes the same frames."""
-    info = {name: number(atoms, name) for name in ("charge", "spin") if name in atoms.info}
+    """What the state can hold, in one order, so that a resumed run writes the same frames."""
+    atoms = unlabelled(atoms)
+    scalars = {str(k): v.item() if isinstance(v, np.generic | np.ndarray) and v.ndim == 0 else v
+               for k, v in atoms.info.items()}  # fmt: skip
+    info = {key: value for key, value in scalars.items() if isinstance(value, str | bool | int | float)}
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    for name in _others(atoms):
+        bare.set_array(name, atoms.arrays[name])
     if atoms.has("masses"):
         bare.set_masses(atoms.get_masses())
     if atoms.has("momenta"):

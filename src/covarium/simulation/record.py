@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import write_xyz
 
+from covarium.data.names import LABELS, plain
 from covarium.errors import CovariumError
 
 STATE_FORMAT = 1
@@ -91,6 +92,16 @@ def frame(atoms: Atoms, *, labels: bool = True, **info: float) -> str:
     text = io.StringIO()
     write_xyz(text, [plain])
     return text.getvalue()
+
+
+def unlabelled(atoms: Atoms) -> Atoms:
+    """A copy for moving: info and arrays stay, but not the labels, which belong to the structure before it moved."""
+    labels = {name for label in ("energy", "forces", "stress", "virial") for name in LABELS[label]}
+    copy = atoms.copy()
+    copy.info = {key: value for key, value in copy.info.items() if plain(str(key)) not in labels}
+    for key in [key for key in copy.arrays if plain(key) in labels]:
+        del copy.arrays[key]
+    return copy
 
 
 def save_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ase.optimize.optimize import Optimizer
 from covarium.errors import CovariumError, nearest
 from covarium.simulation.calculator import Calculator
 from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume
-from covarium.simulation.record import Progress, Record, frame
+from covarium.simulation.record import Progress, Record, frame, unlabelled
 from covarium.units import GPA
 
 OPTIMISERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "bfgs_line": BFGSLineSearch, "fire": FIRE, "lbfgs": LBFGS}
@@ -89,7 +89,7 @@ def relax(
     The lattice moves by the logarithm of its deformation (ASE's FrechetCellFilter), whose forces are exact gradients.
 
     Args:
-        atoms: not changed. Constraints are kept.
+        atoms: not changed. Constraints, info and arrays are kept, labels are not.
         calculator: over the potential.
         settings: what to do.
         out: receives ``trajectory.extxyz`` and ``relaxed.extxyz``, or ``stopped.extxyz`` if a guard stops it.
@@ -106,7 +106,7 @@ def relax(
     notes = force_warnings(calculator.potential)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    moving = atoms.copy()
+    moving = unlabelled(atoms)
     moving.calc = calculator
     energies: list[float] = []
     trajectory = Record(out / "trajectory.extxyz")

@@ -4,7 +4,7 @@ from covarium.training.estimate import Estimate, estimate
 from covarium.training.loop import Result, resume_command, train
 from covarium.training.progress import RichProgress
 from covarium.training.protocols import Batch, Data, Event, Progress, SaveBest, Task
-from covarium.training.ranks import Ranks, launched
+from covarium.training.ranks import Ranks, announced, launched
 from covarium.training.settings import Settings
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SaveBest",
     "Settings",
     "Task",
+    "announced",
     "estimate",
     "launched",
     "resume_command",

@@ -7,11 +7,13 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from covarium.data.sampler import BalancedSampler
-from covarium.training.gradients import gradient
+from covarium.errors import CovariumError
+from covarium.training.gradients import Gradient, culprits, gradient
 from covarium.training.optimiser import Ema, adamw
 from covarium.training.protocols import Data, Task, parameters
 from covarium.training.ranks import Ranks
@@ -38,22 +40,31 @@ class Estimate:
     seconds: float
 
 
-def estimate(task: Task, data: Data, settings: Settings) -> Estimate:
+def estimate(task: Task, data: Data, settings: Settings, ranks: Ranks | None = None) -> Estimate:
     """Run two steps on the costliest batches of an epoch; the task and all random numbers are afterwards as before.
 
     Args:
         task: on the device and in the dtype of the run.
         data: the training data.
         settings: of the run.
+        ranks: whose share of each batch is run, from ``announced`` or ``launched``; None for one process. Nothing is
+            sent between them, so one of them may do this alone, and what they will send is not in the time.
+
+    Raises:
+        CovariumError: the first loss is not finite.
     """
+    ranks = ranks or Ranks()
     costs = data.costs()
-    sampler = BalancedSampler(costs, settings.batch_size, settings.seed, max_cost=settings.max_cost)
+    sampler = BalancedSampler(
+        costs, settings.batch_size, settings.seed, max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world
+    )
     batches = sampler.batches(0)
     windows = [batches[k : k + settings.accumulate] for k in range(0, len(batches), settings.accumulate)]
     window_costs = [sum(costs[index] for batch in window for index in batch) for window in windows]
     costliest = max(range(len(windows)), key=lambda k: window_costs[k])
     seconds, peak = _measure(task, data, windows[costliest], settings)
-    seconds *= sum(window_costs) / len(windows) / max(window_costs[costliest], 1)
+    # a share may be empty
+    seconds *= max(sum(window_costs), 1) / len(windows) / max(window_costs[costliest], 1)
     # evaluations take up to a tenth of the run
     per_epoch = seconds * len(windows) / 0.9
     lengths = [
@@ -80,9 +91,11 @@ def _measure(task: Task, data: Data, window: list[list[int]], settings: Settings
         optimiser, ema = adamw(trained, task.no_weight_decay(), settings), Ema(trained, settings.ema_decay)
         for n in range(2):
             start = time.monotonic()
-            moved = [data.batch(indices).to(one.device, one.dtype) for indices in window]
-            values = gradient(task, moved, rng, Ranks()).values
-            for p, value in zip(trained.values(), values, strict=False):  # none when the loss is not finite
+            moved = [data.batch(indices).to(one.device, one.dtype) for indices in window if indices]
+            computed = gradient(task, moved, rng, Ranks())
+            if n == 0 and not computed.finite:
+                _refuse(task, data, [index for indices in window for index in indices], computed, rng)
+            for p, value in zip(trained.values(), computed.values, strict=False):  # none when the loss is not finite
                 p.grad = value
             optimiser.step()
             optimiser.zero_grad()
@@ -91,6 +104,17 @@ def _measure(task: Task, data: Data, window: list[list[int]], settings: Settings
     task.load_state_dict(before)
     task.train(was_training)
     return seconds, torch.cuda.max_memory_allocated(one.device) if cuda else _most_memory()
+
+
+def _refuse(task: Task, data: Data, indices: list[int], computed: Gradient, rng: torch.Generator) -> NoReturn:
+    """Say what is wrong with a first step from which nothing can be learnt."""
+    losses = ", ".join(f"{name} {value:g}" for name, value in computed.losses.items())
+    found = culprits(task, data, indices, rng)
+    alone = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    raise CovariumError(
+        f"with the initial weights loss or gradient is not finite ({losses}). Caused by: "
+        f"{alone or 'no system alone, only the batch as a whole'}. Check these labels and the settings of the model"
+    )
 
 
 def _most_memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,8 @@ class Log:
         Args:
             folder: of the run.
             columns: ``step`` among them.
-            last_step: where the run goes on; rows beyond were written by a part whose state was lost.
+            last_step: of the last row that the run knows of, -1 if none; rows beyond were written by a part whose
+                state was lost.
         """
         self.columns = list(columns)
         path = folder / FILE
@@ -50,6 +52,12 @@ class Log:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def reached(folder: Path) -> int:
+    """The last step in the log of ``folder``; 0 without a log."""
+    path = folder / FILE
+    return max((int(row["step"]) for row in _rows(path, sys.maxsize)), default=0) if path.exists() else 0
 
 
 def _rows(path: Path, last_step: int) -> list[dict[str, str]]:

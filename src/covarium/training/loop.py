@@ -18,7 +18,7 @@ from covarium.errors import CovariumError
 from covarium.training import state
 from covarium.training.gradients import Gradient, culprits, gradient
 from covarium.training.interrupt import Interrupt
-from covarium.training.log import Log
+from covarium.training.log import Log, reached
 from covarium.training.optimiser import Ema, adamw, rate
 from covarium.training.protocols import Data, Event, Progress, SaveBest, Task, parameters
 from covarium.training.ranks import Ranks
@@ -52,6 +52,16 @@ class Result:
     interrupted: bool
     history: list[dict[str, float]]
 
+    @property
+    def verdict(self) -> str:
+        """Where the best model was found; a warning if training found none better than it began with."""
+        if self.best_step == 0:
+            return (
+                "warning: training did not improve on the initial weights, the best model is that of step 0; "
+                "train longer or lower the learning rate"
+            )
+        return f"best model: step {self.best_step} of {self.steps}"
+
 
 def train(
     task: Task,
@@ -80,7 +90,7 @@ def train(
         out: folder of the run, made if missing; ``log.csv`` and ``state.safetensors`` are written there.
         save_best: called with the task holding the averaged weights and a card, on the first rank, at each new best.
         progress: called with an ``Event`` after each step, on the first rank.
-        resume: go on from ``out/state.safetensors``.
+        resume: go on from ``out/state.safetensors``, or from step 0 if the run ended before it was first saved.
         ranks: from ``launched``; None for one process.
 
     Raises:
@@ -154,7 +164,10 @@ class Trainer:
         self._log: Log | None = None
 
     def resume(self) -> None:
-        """Go to where the state in ``out`` is."""
+        """Go to where the state in ``out`` is; stay at step 0 if the run ended before it had one."""
+        if not (self.out / state.FILE).exists() and reached(self.out) == 0:
+            self._tell("the run ended before its first saved state: it starts again from step 0")
+            return
         self.position, notes = state.read(self.out, self.parts, self.settings, self.data, self.ranks)
         self._started = time.monotonic() - self.position.elapsed
         self._evaluated = self._saved = self.position.elapsed
@@ -352,7 +365,7 @@ class Trainer:
             first = self.position.history[0]
             metrics = [f"valid_{name}" for name in first if name not in ("step", "epoch", "time")]
             columns = ["step", "epoch", "time", "lr", *losses, *metrics]
-            self._log = Log(self.out, columns, last_step=self.position.step)
+            self._log = Log(self.out, columns, last_step=self.position.logged)
 
     def _write_row(self, evaluated: bool) -> None:
         position = self.position

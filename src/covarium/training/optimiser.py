@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from covarium.errors import CovariumError, nearest
 from covarium.training.settings import Settings
 
+LEAST_WARMUP = 20  # steps, where the length is a time
+
 
 def adamw(parameters: Mapping[str, nn.Parameter], exempt: set[str], settings: Settings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); biases and other vectors do not decay, nor does ``exempt``.
@@ -34,10 +36,16 @@ def rate(settings: Settings, fraction: float, step: int) -> float:
     """Learning rate when ``fraction`` of the run is done and for the ``step``-th step, counted from 0.
 
     Linear warm-up times a cosine from ``lr`` to ``min_lr · lr`` (Loshchilov & Hutter 2017, arXiv 1608.03983, Eq. 5).
+    With a time budget a warm-up that is a fraction also takes at least 20 steps: the first evaluation alone may use up
+    that part of a short budget.
     """
     warm = 1.0
-    if settings.warmup > 0:
-        warm = ((step + 1) if settings.warmup >= 1 else fraction) / settings.warmup
+    if settings.warmup >= 1:
+        warm = (step + 1) / settings.warmup
+    elif settings.warmup > 0:
+        warm = fraction / settings.warmup
+        if settings.time_s is not None:
+            warm = min(warm, (step + 1) / LEAST_WARMUP)
     cosine = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
     return settings.lr * min(warm, 1.0) * (settings.min_lr + (1 - settings.min_lr) * cosine)
 

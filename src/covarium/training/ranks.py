@@ -61,6 +61,12 @@ class Ranks:
             dist.broadcast(tensor.detach(), src=0)
 
 
+def announced() -> Ranks:
+    """The number that ``torchrun`` gave this process and how many it started, before they know of each other: nothing
+    can be sent between these."""
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
 @contextmanager
 def launched(device: torch.device) -> Iterator[Ranks]:
     """The ranks that ``torchrun`` started this process among, or a single one.
@@ -68,7 +74,7 @@ def launched(device: torch.device) -> Iterator[Ranks]:
     Args:
         device: ``cuda`` talks through NCCL, anything else through gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if announced().world == 1:
         yield Ranks()
         return
     if device.type == "cuda":

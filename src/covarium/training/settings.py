@@ -20,7 +20,7 @@ class Settings:
     Attributes:
         epochs: passes over the training data.
         steps: optimiser steps.
-        time_s: wall-time budget in seconds, with all evaluations and saving inside it.
+        time_s: wall-time budget of training in seconds, with all evaluations and saving inside it.
         lr: learning rate after the warm-up; the default suits the default model, larger ones want a tenth of it.
         weight_decay: of matrices, decoupled (Loshchilov & Hutter 2019, arXiv 1711.05101); none on biases, other vectors
             and what the task exempts.
@@ -28,7 +28,8 @@ class Settings:
         batch_size: systems in a batch, over all ranks together.
         max_cost: a batch holds fewer systems when their costs would exceed this.
         accumulate: batches in an optimiser step.
-        warmup: below 1 a fraction of the run, from 1 on a number of steps; the learning rate rises linearly.
+        warmup: below 1 a fraction of the run (with ``time_s`` at least 20 steps), from 1 on a number of steps; the
+            learning rate rises linearly.
         min_lr: where the cosine ends, as a fraction of ``lr``.
         ema_decay: of the averaged weights that are evaluated and saved; 0 for none.
         clip_norm: longest gradient; None for no clipping.

@@ -101,7 +101,7 @@ def read(folder: Path, parts: Parts, settings: Settings, data: Data, ranks: Rank
     """
     path = folder / FILE
     if not path.exists():
-        raise CovariumError(f"there is no run to resume in {folder}: it has no {FILE}")
+        raise CovariumError(f"the run in {folder} cannot be resumed: its {FILE} is gone; start a new one")
     tensors, header = read_file(path, KEY)
     if header["format"] != 1:
         raise CovariumError(f"{path} has format {header['format']}, this version of Covarium reads 1; upgrade it")

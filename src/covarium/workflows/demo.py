@@ -154,7 +154,7 @@ def write_report(plan: Plan, outcome: Outcome, simulated: Simulated, commands: l
     rows = read_log(simulated.dynamics.files["log"])
     atoms = len(simulated.relaxed.atoms)
     config = (outcome.folder / CONFIG).read_text(encoding="utf-8")
-    chapters = run_sections(plan, outcome.evaluations, outcome.folder / LOG, config, commands)
+    chapters = run_sections(plan, outcome.result, outcome.evaluations, outcome.folder / LOG, config, commands)
     reference = {f"largest {METHOD} force there": f"{simulated.reference_force:.3g} eV/Å"}
     law = {"energy error at half the time step": f"{simulated.law:.2f} times smaller (4 for exact forces)"}
     added = [

@@ -10,17 +10,32 @@ from typing import Any
 from covarium import checkpoint
 from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate, predict_frames
-from covarium.config import RunConfig, build, merge, parse_assignment
-from covarium.data import Reading, read
+from covarium.config import DataSection, RunConfig, build, merge, parse_assignment
+from covarium.data import Reading, read, read_structures
 from covarium.errors import CovariumError
 from covarium.simulation.record import frame as extxyz
-from covarium.workflows.loaded import LoadedPotential, as_atoms
+from covarium.workflows.loaded import LoadedPotential, as_frame, with_results
 
 Progress = Callable[[int, int], object]
 
 
+def _data_settings(assignments: Sequence[str]) -> DataSection:
+    """From texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
+
+    Raises:
+        CovariumError: settings of another section.
+    """
+    given = merge(*[parse_assignment(text) for text in assignments])
+    others = given.keys() - {"data"}
+    if others:
+        raise CovariumError(
+            f"--set {min(others)}.… means nothing here; only settings of data do, e.g. data.keys.energy=E_dft"
+        )
+    return build(RunConfig, given).data
+
+
 def read_labelled(files: Sequence[Path], assignments: Sequence[str], *, labels: bool) -> Reading:
-    """Structures for evaluation (``labels``) or prediction.
+    """Labelled structures.
 
     Args:
         files: what ``covarium.data.read`` reads.
@@ -30,13 +45,7 @@ def read_labelled(files: Sequence[Path], assignments: Sequence[str], *, labels: 
     Raises:
         CovariumError: files that cannot be read, or settings of another section.
     """
-    given = merge(*[parse_assignment(text) for text in assignments])
-    others = given.keys() - {"data"}
-    if others:
-        raise CovariumError(
-            f"--set {min(others)}.… means nothing here; only settings of data do, e.g. data.keys.energy=E_dft"
-        )
-    data = build(RunConfig, given).data
+    data = _data_settings(assignments)
     need = ("energy",) if labels else ()
     return read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
 
@@ -81,15 +90,21 @@ def predict_file(
 ) -> int:
     """Write every structure with predicted energy, forces and stress as extxyz; nothing is written if one fails.
 
+    Labels of the files are not judged; info and arrays of the structures stay.
+
     Returns:
         The number of structures.
     """
-    reading = read_labelled(files, assignments, labels=False)
+    data = _data_settings(assignments)
+    structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
+    frames = [as_frame(structure.atoms, structure.index, structure.source) for structure in structures]
     stress = model.potential.forces == "gradient"
+    predictions = predict_frames(model.potential, frames, stress=stress, progress=progress)
     texts = []
-    for p in predict_frames(model.potential, reading.frames, stress=stress, progress=progress):
+    for structure, p in zip(structures, predictions, strict=True):
         results = {"energy": p.energy, "forces": p.forces, "stress": p.stress}
-        texts.append(extxyz(as_atoms(p.frame, {name: value for name, value in results.items() if value is not None})))
+        known = {name: value for name, value in results.items() if value is not None}
+        texts.append(extxyz(with_results(structure.atoms, known)))
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_file(out, lambda place: place.write_text("".join(texts), encoding="utf-8"))
     return len(texts)

@@ -73,8 +73,12 @@ class Parts:
     same_keys: bool
 
 
-def infer(config: RunConfig) -> Plan:
+def infer(config: RunConfig, *, told: str = "given") -> Plan:
     """Fill the gaps of a configuration.
+
+    Args:
+        config: with gaps.
+        told: the origin to show for what it states; that of a former run states also what had been inferred.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
@@ -102,13 +106,14 @@ def infer(config: RunConfig) -> Plan:
             "model": {"name": name, **asdict(model_config)},
             "task": task_config,
             "training": {**asdict(settings), "betas": list(settings.betas)},
-            "device": device.type,
+            # as it was named: without an index each process finds its own device, in a resumed run too
+            "device": config.device or device.type,
             "threads": torch.get_num_threads(),
         }
     )
     return Plan(
         config=resolved,
-        findings=_findings(config, resolved, parts, found, task),
+        findings=_findings(config, resolved, parts, found, task, told),
         notes=[*parts.reading.left_out, *found.references.notes],
         task=task,
         train=train,
@@ -231,36 +236,47 @@ def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
                 )
 
 
-def _findings(asked: RunConfig, config: RunConfig, parts: Parts, found: Statistics, task: Potential) -> list[Finding]:
+def _findings(
+    asked: RunConfig, config: RunConfig, parts: Parts, found: Statistics, task: Potential, told: str
+) -> list[Finding]:
     """The lines that are shown before a run begins."""
     reading, section, training = parts.reading, config.task, config.training
     energies = ", ".join(f"{chemical_symbols[z]} {energy:.3f}" for z, energy in found.references.energies.items())
     parameters = sum(p.numel() for p in task.parameters())
     sizes = ", ".join(f"{name} {config.model[name]}" for name in SIZES if name in config.model)
     batches = -(-len(parts.train) // training["batch_size"])
-    scale_from = "given" if asked.task.scale else "rms of the forces" if found.force_rms else "spread of the energies"
-    told = {True: "given", False: "chosen"}
+    scale_from = told if asked.task.scale else "rms of the forces" if found.force_rms else "spread of the energies"
+    references_from = told if isinstance(asked.task.references, dict) else found.references.source
+    origin = {True: told, False: "chosen"}
     rule = {"gradient": ("gradient of the energy", "conservative"), "direct": ("direct head", "energy drifts in MD")}
     loss = " + ".join(f"{t.weight:g} × {quantity} {t.loss}" for quantity, t in section.terms.items())
     rows = [
         ("data", ", ".join(path.name for path in config.data.train), ""),
         *[("", note, "") for note in reading.notes],
         ("theory", section.theory or "not stated", "" if section.theory else "record it by --set task.theory=…"),
-        ("energies", section.energy, "given" if "energy" in asked.task.model_fields_set else "assumed"),
+        ("energies", section.energy, told if "energy" in asked.task.model_fields_set else "assumed"),
         ("split", parts.note.removeprefix("split: "), ""),
         *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
-        ("references", f"{energies} eV", found.references.source),
+        ("references", f"{energies} eV", references_from),
         ("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
         ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
-        ("cutoff", f"{config.model['cutoff']:g} Å", told["cutoff" in asked.model]),
-        ("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured"),
+        ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
+        *_degree(asked, config, found, told),
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
-        ("batch", f"{training['batch_size']} frames, {batches} an epoch", told["batch_size" in asked.training]),
-        ("length", _length(training), told[any(name in asked.training for name in LENGTHS)]),
+        ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
+        ("length", _length(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
     ]
     return [Finding(*row) for row in rows]
+
+
+def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -> list[tuple[str, str, str]]:
+    """What the model divides sums over neighbours by, if it does, and what the data say."""
+    if "avg_degree" not in config.model:
+        return [("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured")]
+    origin = f"{told}; measured: {found.average_degree:.2f}" if "avg_degree" in asked.model else "measured"
+    return [("average degree", f"{config.model['avg_degree']:.2f} neighbours per atom", origin)]
 
 
 def _length(training: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.data import chemical_symbols
@@ -17,7 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from covarium import checkpoint
 from covarium.analysis.errors import predict_frames
-from covarium.data import Frame, read
+from covarium.data import Frame, charge_and_spin, read_structures
 from covarium.errors import CovariumError, nearest
 from covarium.tasks import Potential
 from covarium.workflows.device import DTYPES, choose_device
@@ -55,7 +56,7 @@ class LoadedPotential:
         """Energy, forces and stress of every structure, computed in batches.
 
         Args:
-            atoms: one structure or many; ``info["charge"]`` and ``info["spin"]`` are read.
+            atoms: one structure or many; charge and spin are read as by ``covarium.data.charge_and_spin``.
             stress: where a structure is periodic in three directions and forces are gradients; else it is None.
 
         Raises:
@@ -118,6 +119,7 @@ def model_file(path: Path) -> Path:
 
 def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
     """The structure without its labels; a constraint that fixes atoms is kept."""
+    charge, spin = charge_and_spin(atoms, f"{source}, frame {index}" if source else f"frame {index}")
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
@@ -129,29 +131,24 @@ def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
         pbc=np.asarray(atoms.pbc, dtype=bool),
         labels={},
         fixed=fixed,
-        charge=float(atoms.info.get("charge", 0.0)),
-        spin=float(atoms.info.get("spin", 0.0)),
+        charge=charge,
+        spin=spin,
         source=source,
         index=index,
     )
 
 
-def as_atoms(frame: Frame, results: Mapping[str, Any] | None = None) -> Atoms:
-    """ASE atoms of a frame, with ``results`` (energy, forces, stress as [3, 3]) in a calculator of their own."""
-    atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    for name, value in (("charge", frame.charge), ("spin", frame.spin)):
-        if value:
-            atoms.info[name] = value
-    if frame.config_type:
-        atoms.info["config_type"] = frame.config_type
-    if frame.fixed.any():
-        atoms.set_constraint(FixAtoms(mask=frame.fixed))
-    if results is not None:
-        known = dict(results)
-        if "stress" in known:
-            known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
-        atoms.calc = SinglePointCalculator(atoms, **known)
-    return atoms
+def with_results(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
+    """A copy with ``results`` (energy, forces, stress as [3, 3]) in a calculator of its own; info and arrays stay."""
+    copy = atoms.copy()
+    copy.info = {key: value for key, value in copy.info.items() if key not in all_properties}
+    for key in [key for key in copy.arrays if key in all_properties]:
+        del copy.arrays[key]
+    known = dict(results)
+    if "stress" in known:
+        known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
+    copy.calc = SinglePointCalculator(copy, **known)
+    return copy
 
 
 def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
@@ -161,16 +158,20 @@ def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
         path: what ``covarium.data.read`` reads.
         index: from 0, negative from the end; None for the only one, or else the last.
 
+    Returns:
+        The structure as read, with constraints, masses, momenta, info and arrays; labels are not judged.
+
     Raises:
         CovariumError: the file cannot be read or has no such structure.
     """
-    frames = read([path], need=()).frames
+    structures = read_structures([path])
     chosen = -1 if index is None else index
-    if not -len(frames) <= chosen < len(frames):
-        raise CovariumError(f"'{path}' has {len(frames)} structures, counted from 0; there is no {chosen}")
-    frame = frames[chosen]
-    which = f"structure {frame.index} of {len(frames)} in {path}" if len(frames) > 1 else str(path)
-    return as_atoms(frame), f"{which}: {len(frame.numbers)} atoms"
+    if not -len(structures) <= chosen < len(structures):
+        raise CovariumError(f"'{path}' has {len(structures)} structures, counted from 0; there is no {chosen}")
+    found = structures[chosen]
+    as_frame(found.atoms, found.index, found.source)  # checked, and refused under the name of the file
+    which = f"structure {found.index} of {len(structures)} in {path}" if len(structures) > 1 else str(path)
+    return found.atoms, f"{which}: {len(found.atoms)} atoms"
 
 
 def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:

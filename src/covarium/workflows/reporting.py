@@ -7,6 +7,7 @@ from pathlib import Path
 
 from covarium.analysis.errors import Evaluation, Table
 from covarium.analysis.report import Section, error_sections, training_section
+from covarium.training import Result
 from covarium.workflows.inference import Plan
 
 
@@ -17,12 +18,13 @@ def data_section(plan: Plan) -> Section:
 
 
 def run_sections(
-    plan: Plan, evaluations: Mapping[str, Evaluation], log: Path, config: str, commands: Sequence[str]
+    plan: Plan, result: Result, evaluations: Mapping[str, Evaluation], log: Path, config: str, commands: Sequence[str]
 ) -> list[Section]:
     """All chapters of a training run.
 
     Args:
         plan: of the run.
+        result: how it ended.
         evaluations: title → errors.
         log: ``log.csv``.
         config: text of ``config.resolved.yaml``.
@@ -30,7 +32,7 @@ def run_sections(
     """
     return [
         data_section(plan),
-        training_section(log),
+        training_section(log, text=[f"{result.reason}; {result.verdict}"]),
         *judged(evaluations),
         Section("Next", text=["What to type next:"], commands=commands),
         Section("Configuration", code=config, folded=True),

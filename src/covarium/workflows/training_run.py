@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from covarium.analysis.errors import Evaluation, evaluate
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.errors import CovariumError
 from covarium.tasks import Potential
-from covarium.training import Progress, Ranks, Result, launched, resume_command, train
+from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
 from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows.inference import Plan
@@ -60,17 +61,12 @@ class Outcome:
         """What a user types next."""
         folder = shlex.quote(str(self.folder))
         if self.result.interrupted:
-            return [resume_command(self.folder, Ranks(world=int(os.environ.get("WORLD_SIZE", "1"))))]
+            return [resume_command(self.folder, announced())]
         return [
             f"covarium evaluate {folder} FILE",
             f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
             f"covarium relax {folder} STRUCTURE",
         ]
-
-
-def first_process() -> bool:
-    """Whether this process speaks to the user; under ``torchrun`` one of several does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def resumed_config(folder: Path, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
@@ -94,8 +90,24 @@ def refuse_used(folder: Path) -> None:
     if there:
         raise CovariumError(
             f"'{folder}' already holds a run ({', '.join(there)}); continue it with "
-            f"`{resume_command(folder, Ranks())}`, or choose another --out"
+            f"`{resume_command(folder, announced())}`, or choose another --out"
         )
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Find out by a nameless file, before anything is computed; nothing is left behind.
+
+    Raises:
+        CovariumError: nothing can be written in the folder, or the folder cannot be made.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise CovariumError(
+            f"cannot write to '{folder}': {error.strerror} ('{place}'); choose another --out"
+        ) from error
 
 
 def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool = False) -> Outcome:
@@ -123,7 +135,9 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
             result = _train(plan, out, progress, resume, ranks)
             outcome = Outcome(out, result, {} if result.interrupted else _evaluate(plan, out, device))
             if not result.interrupted:
-                sections = run_sections(plan, outcome.evaluations, out / LOG, _config_text(plan), outcome.next_commands)
+                sections = run_sections(
+                    plan, result, outcome.evaluations, out / LOG, _config_text(plan), outcome.next_commands
+                )
                 report.write(outcome.report, f"Training run {out.name}", sections, subtitle=f"covarium {__version__}")
             return outcome
 
