@@ -93,7 +93,7 @@ def test_statistics() -> None:
     assert found.force_rms == pytest.approx(np.sqrt((9 + 16 + 25) / 15))
     assert found.energy_std_per_atom == pytest.approx(0.5)
     assert found.average_degree == pytest.approx(8 / 6)
-    assert (found.average_atoms, found.most_atoms, found.elements) == (3.0, 3, (1, 8))
+    assert (found.average_atoms, found.elements) == (3.0, (1, 8))
 
 
 def test_statistics_without_forces() -> None:

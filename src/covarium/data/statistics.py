@@ -44,7 +44,6 @@ class Statistics:
         energy_std_per_atom: standard deviation of (energy − references) / atoms, eV; None without energies.
         average_degree: directed edges per atom at the model's cutoff.
         average_atoms: atoms per structure.
-        most_atoms: of the largest structure.
     """
 
     references: References
@@ -53,7 +52,6 @@ class Statistics:
     energy_std_per_atom: float | None
     average_degree: float
     average_atoms: float
-    most_atoms: int
 
 
 def statistics(
@@ -82,7 +80,6 @@ def statistics(
         energy_std_per_atom=energy_std,
         average_degree=float(data.edge_counts()[bulk].sum() / atoms.sum()),
         average_atoms=float(atoms.mean()),
-        most_atoms=int(atoms.max()),
     )
 
 

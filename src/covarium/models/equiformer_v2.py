@@ -194,7 +194,8 @@ class GraphAttention(nn.Module):
         values = c.num_heads * c.attn_value_channels
         self.so2_conv_2 = SO2Convolution(c.attn_hidden_channels, values, c.lmax, c.mmax)
         self.proj = SO3Linear(values, out_channels, c.lmax)
-        self.activation = _activation(c.attn_activation, c, m_primary(c.lmax, c.mmax), c.mmax)
+        if c.attn_activation != "gate":
+            self.activation = _activation(c.attn_activation, c, m_primary(c.lmax, c.mmax), c.mmax)
 
     def _weight_widths(self) -> list[int]:
         """Radial weights of each |m|: one per degree and channel."""
@@ -260,7 +261,8 @@ class FeedForward(nn.Module):
                     self.scalar_mlp = nn.Sequential(nn.Linear(c.sphere_channels, hidden), nn.SiLU())
                 linears = [nn.Linear(hidden, hidden, bias=False) for _ in range(3)]
                 self.grid_mlp = nn.Sequential(linears[0], nn.SiLU(), linears[1], nn.SiLU(), linears[2])
-        self.activation = _activation(c.ffn_activation, c, l_primary(c.lmax), c.lmax)
+        if c.ffn_activation != "gate":
+            self.activation = _activation(c.ffn_activation, c, l_primary(c.lmax), c.lmax)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, S, C] → [N, S, out]."""
@@ -446,8 +448,6 @@ def _radial_function(config: Config, out: int) -> RadialFunction:
 
 
 def _activation(kind: str, config: Config, rows: tuple[tuple[int, int], ...], mmax: int) -> nn.Module:
-    if kind == "gate":
-        return nn.Identity()
     resolution = config.grid_resolution
     grid = s2_grid(config.lmax, mmax, config.grid, resolution, resolution)
     if mmax < config.lmax:

@@ -12,11 +12,6 @@ from covarium.config import RunConfig, build, check_name, merge, parse_assignmen
 DEFAULT_RECIPE = "molecules"
 
 
-def recipes() -> dict[str, str]:
-    """Name → one line about it, of every recipe that comes with the library."""
-    return {name: str(_recipe(name).get("about", {}).get("title", "")) for name in _names()}
-
-
 def configure(
     *,
     recipe: str | None = None,
@@ -43,12 +38,13 @@ def configure(
     return build(RunConfig, merge(*layers))
 
 
-def _names() -> list[str]:
+def recipe_names() -> list[str]:
+    """The recipes that come with the library."""
     folder = files("covarium.workflows") / "recipes"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def _recipe(name: str) -> dict[str, Any]:
-    check_name(name, _names(), f"recipe '{name}'")
+    check_name(name, recipe_names(), f"recipe '{name}'")
     entry = files("covarium.workflows") / "recipes" / f"{name}.yaml"
     return parse_yaml(entry.read_text(encoding="utf-8"), f"recipe {name}")

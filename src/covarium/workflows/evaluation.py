@@ -34,20 +34,18 @@ def _data_settings(assignments: Sequence[str]) -> DataSection:
     return build(RunConfig, given).data
 
 
-def read_labelled(files: Sequence[Path], assignments: Sequence[str], *, labels: bool) -> Reading:
+def read_labelled(files: Sequence[Path], assignments: Sequence[str]) -> Reading:
     """Labelled structures.
 
     Args:
         files: what ``covarium.data.read`` reads.
         assignments: texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
-        labels: at least the energy must be labelled.
 
     Raises:
-        CovariumError: files that cannot be read, or settings of another section.
+        CovariumError: files that cannot be read or have no energies, or settings of another section.
     """
     data = _data_settings(assignments)
-    need = ("energy",) if labels else ()
-    return read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
+    return read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
 
 
 def evaluate_files(
@@ -62,7 +60,7 @@ def evaluate_files(
     Raises:
         CovariumError: files without labels, elements the model does not know.
     """
-    reading = read_labelled(files, assignments, labels=True)
+    reading = read_labelled(files, assignments)
     return reading, evaluate(model.potential, reading.frames, progress=progress)
 
 
