@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from contract_cases import CASES, ELEMENTS, REFERENCES, Case, build, potential, probe
+from contract_case import ELEMENTS, REFERENCES, Case, build, potential, probe
+from contract_cases import CASES
 
 from covarium.analysis import consistency, equivariance, smoothness
 from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, straight_row, structure

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from check import FAMILIES, Comparison, check
+from check import FAMILIES, check
+from comparison import Comparison
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
