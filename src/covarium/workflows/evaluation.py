@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from covarium import checkpoint
 from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate, predict_frames
 from covarium.config import DataSection, RunConfig, build, merge, parse_assignment
 from covarium.data import Reading, read, read_structures
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 from covarium.simulation.record import frame as extxyz
 from covarium.workflows.loaded import LoadedPotential, as_frame, with_results
 
@@ -68,7 +68,7 @@ def write_json(evaluation: Evaluation, path: Path, about: dict[str, Any]) -> Non
     """Errors in eV and Å, with ``about`` beside them, written at once."""
     text = json.dumps({**evaluation.to_json(), **about}, indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_file(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
+    replace_text(path, text + "\n")
 
 
 def write_report(model: LoadedPotential, reading: Reading, evaluation: Evaluation, path: Path) -> None:
@@ -104,5 +104,5 @@ def predict_file(
         known = {name: value for name, value in results.items() if value is not None}
         texts.append(extxyz(with_results(structure.atoms, known)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_file(out, lambda place: place.write_text("".join(texts), encoding="utf-8"))
+    replace_text(out, "".join(texts))
     return len(texts)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.errors import CovariumError
+from covarium.files import held, replace_text
 from covarium.tasks import Potential
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
 from covarium.training.log import FILE as LOG
@@ -129,9 +127,11 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         if not ranks.first:
             result = _train(plan, out, None, resume, ranks)
             return Outcome(out, result, {})
-        with _held(out, resume):
-            checkpoint.replace_file(out / CONFIG, lambda path: path.write_text(_config_text(plan), encoding="utf-8"))
-            checkpoint.replace_file(out / SPLIT, lambda path: path.write_text(_split_text(plan), encoding="utf-8"))
+        with held(out):
+            if not resume:
+                refuse_used(out)
+            replace_text(out / CONFIG, _config_text(plan))
+            replace_text(out / SPLIT, _split_text(plan))
             result = _train(plan, out, progress, resume, ranks)
             outcome = Outcome(out, result, {} if result.interrupted else _evaluate(plan, out, device))
             if not result.interrupted:
@@ -172,25 +172,3 @@ def _config_text(plan: Plan) -> str:
 def _split_text(plan: Plan) -> str:
     parts = {"train": plan.train.frames, "valid": plan.valid.frames, "test": plan.test}
     return json.dumps({name: [[frame.source, frame.index] for frame in frames] for name, frames in parts.items()})
-
-
-@contextmanager
-def _held(out: Path, resume: bool) -> Iterator[None]:
-    """The folder, made if missing, for this process alone.
-
-    Raises:
-        CovariumError: it holds a run already, or another process trains there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            # released by the system when the process ends, however it ends
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CovariumError(f"another process is training in '{out}'; choose another --out") from error
-        if not resume:
-            refuse_used(out)
-        yield
-    finally:
-        os.close(handle)
