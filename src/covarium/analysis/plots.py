@@ -230,6 +230,30 @@ def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def dynamics(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Potential and total energy, temperature and, where it was logged, volume along a simulation.
+
+    Args:
+        rows: columns of its log by name, two rows or more.
+    """
+    panels = [(("potential_ev", "total_ev"), "energy − first (eV)"), (("temperature_k",), "temperature (K)")]
+    if np.ptp(rows.get("volume_a3", np.zeros(1))) > 0:
+        panels.append((("volume_a3",), "volume (Å³)"))
+    figure, axes = _figure("dynamics", 6.4, 1.9 * len(panels) + 0.6, len(panels), 1, sharex=True)
+    time = rows["time_fs"] / 1e3
+    for ax, (names, label) in zip(axes, panels, strict=True):
+        for name, colour in zip(names, (BLUE, ORANGE), strict=False):
+            values = rows[name] - (rows[name][0] if name.endswith("_ev") else 0.0)
+            kind = name.removesuffix("_ev") if len(names) > 1 else None
+            ax.plot(time, values, color=colour, linewidth=0.9, label=kind, rasterized=len(time) > 5000)
+        ax.set_ylabel(label)
+        if len(names) > 1:
+            ax.legend(ncols=2)
+    axes[-1].set_xlabel("time (ps)")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None) -> Figure:
     """Energy above the last one (eV) and largest force (eV/Å) at each step of a relaxation.
 
