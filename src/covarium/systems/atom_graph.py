@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError
+from covarium.ops.tiled import Tile
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,15 @@ class AtomModel(nn.Module):
         group: under which it is equivariant, e.g. ``SE(3)``.
         outputs: ``energy``, and ``forces`` if it has a direct head.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
+        tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
+            all at once. It changes memory and time, not the answer.
     """
 
     spec: GraphSpec
     group: str
     outputs: frozenset[str]
     reads: frozenset[str]
+    tile: int | None = None
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
@@ -115,6 +119,17 @@ class AtomGraph:
             return vectors
         offsets = torch.bmm(self.shifts.to(self.cell.dtype).unsqueeze(1), self.cell[self.batch[i]]).squeeze(1)
         return vectors + offsets
+
+    def tiles(self, edges: int) -> list[Tile]:
+        """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more."""
+        ends = torch.bincount(self.edge_index[1], minlength=self.num_atoms).cumsum(0).tolist()
+        tiles, first, first_edge = [], 0, 0
+        for atom in range(1, self.num_atoms + 1):
+            # the tile ends where the next atom's edges would be too many
+            if atom == self.num_atoms or ends[atom] - first_edge > edges:
+                tiles.append(Tile(first_edge, ends[atom - 1], first, atom))
+                first, first_edge = atom, ends[atom - 1]
+        return tiles
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""
