@@ -139,9 +139,7 @@ def test_perfect_crystal_has_no_forces(case: Case) -> None:
         assert largest > 1e-6, "5 of 12 equal neighbours are no symmetric choice"
         return
     if getattr(case.config, "vector_epsilon", 1.0) == 0:
-        assert largest > 1e-6, (
-            "the published length of a vector has a cusp at zero, where rounding points anywhere"
-        )
+        assert largest > 1e-6, "the published length of a vector has a cusp at zero, where rounding points anywhere"
         return
     # degrees 1 to 3 vanish on a cubic site; a norm of their own divides their rounding by √eps, three times over
     alone = getattr(case.config, "norm_type", "") in ("layer_norm", "layer_norm_sh")

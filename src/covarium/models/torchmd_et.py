@@ -23,6 +23,7 @@ from torch.nn.functional import linear, softplus
 from covarium.errors import CovariumError, nearest
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
+from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
@@ -123,11 +124,12 @@ class Config:
 @dataclass(frozen=True)
 class Edges:
     """What every layer reads of the edges: source j and target i, unit vector r̂ [E, 3], basis [E, K], C [E], and the
-    weight of messages to the vectors [E] or None for 1; basis [1, K], C and the same weight of the loops, at r = 0."""
+    weight of messages to the vectors [E] or None for 1, r̂ times that weight [E, 3]; basis [1, K], C and the same weight of the loops, at r = 0."""
 
     j: Tensor
     i: Tensor
     unit: Tensor
+    direction: Tensor
     basis: Tensor
     cutoff: Tensor
     vector_weight: Tensor | None
@@ -141,8 +143,13 @@ class ShiftedSoftplus(nn.Module):
         return softplus(x) - LOG_2
 
 
+class Silu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x)
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
+    "silu": Silu,
     "ssp": ShiftedSoftplus,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
@@ -230,6 +237,9 @@ class EquivariantMultiHeadAttention(nn.Module):
         """Values [E, F] times the weight of their head [E, h]."""
         return (values.unflatten(1, (self.config.num_heads, -1)) * alpha.unsqueeze(2)).flatten(1)
 
+    def _damped(self, s: Tensor, weight: Tensor | None) -> Tensor:
+        return s if weight is None else s * weight.unsqueeze(1)
+
     def _logits(self, q: Tensor, k: Tensor, dk: Tensor | None) -> Tensor:
         """Σ over the channels of a head of q k dk: [E, F] → [E, h]; neither softmax nor 1/√d (Eq. 7)."""
         product = q * k if dk is None else q * k * dk
@@ -248,22 +258,20 @@ class EquivariantMultiHeadAttention(nn.Module):
             self._logits(gather(q, edges.i), gather(k, edges.j), dk), edges.cutoff.unsqueeze(1)
         )  # fmt: skip
         s = gather(values, edges.j) if dv is None else gather(values, edges.j) * dv
-        s0, s1, s2 = s[:, :f], s[:, f:-f], s[:, -f:]
-        if edges.vector_weight is not None:
-            weight = edges.vector_weight.unsqueeze(1)
-            s1, s2 = s1 * weight, s2 * weight
+        s0, *s1, s2 = s.split(f, dim=1)
         y = scatter_sum(self._weighted(alpha, s0), edges.i, n)
-        w = s2.unsqueeze(1) * edges.unit.unsqueeze(2)
+        w = s2.unsqueeze(1) * edges.direction.unsqueeze(2)
         if vec is not None:
-            w = w + gather(vec, edges.j) * s1.unsqueeze(1)
+            w = w + gather(vec, edges.j) * self._damped(s1[0], edges.vector_weight).unsqueeze(1)
         w = scatter_sum(w, edges.i, n)
 
         dk, dv = self._radial(edges.loop_basis, kinds)
         alpha = self.loop_attention(self._logits(q, k, dk), edges.loop_cutoff)
         s = values if dv is None else values * dv
-        y = y + self._weighted(alpha, s[:, :f])
+        s0, *s1, _ = s.split(f, dim=1)
+        y = y + self._weighted(alpha, s0)
         if vec is not None:
-            w = w + vec * (s[:, f:-f] * edges.loop_weight).unsqueeze(1)
+            w = w + vec * (s1[0] * edges.loop_weight).unsqueeze(1)
 
         o1, o2, o3 = self.o_proj(y).split(f, dim=1)
         if vec is None:
@@ -302,6 +310,7 @@ class EquivariantTransformer(nn.Module):
             j=graph.edge_index[0],
             i=graph.edge_index[1],
             unit=unit,
+            direction=unit if weight is None else unit * weight.unsqueeze(1),
             basis=self.distance_expansion(distance),
             cutoff=cutoff,
             vector_weight=weight,
