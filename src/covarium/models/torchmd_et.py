@@ -123,8 +123,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Edges:
-    """What every layer reads of the edges: source j and target i, unit vector r̂ [E, 3], basis [E, K], C [E], and the
-    weight of messages to the vectors [E] or None for 1, r̂ times that weight [E, 3]; basis [1, K], C and the same weight of the loops, at r = 0."""
+    """What every layer reads of the edges.
+
+    Attributes:
+        j, i: [E], source and target.
+        unit: r̂ [E, 3], from target to source.
+        direction: r̂ times ``vector_weight``.
+        basis: [E, K].
+        cutoff: C [E].
+        vector_weight: of messages to the vectors, [E], or None for 1.
+        loop_basis, loop_cutoff, loop_weight: [1, K] and the same numbers for the loops, at r = 0.
+    """
 
     j: Tensor
     i: Tensor
