@@ -1,8 +1,16 @@
 """One file per published model; this table is all there is to adding one."""
 
+from typing import Any
+
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
+from covarium.models.torchmd_et import Config as TorchMDETConfig
+from covarium.models.torchmd_et import TorchMDET
+from covarium.systems import AtomModel
 
-MODELS = {"equiformer_v2": (EquiformerV2, EquiformerV2Config)}
+MODELS: dict[str, tuple[type[AtomModel], type[Any]]] = {
+    "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+    "torchmd_et": (TorchMDET, TorchMDETConfig),
+}
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config"]
+__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config", "TorchMDET", "TorchMDETConfig"]

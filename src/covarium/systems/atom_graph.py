@@ -44,10 +44,17 @@ class GraphSpec:
 
 
 class AtomOutput(NamedTuple):
-    """What a model says of every atom: energy [N] in its own scale; forces [N, 3] from a direct head, or None."""
+    """What a model says, in its own scale, None where it says nothing.
 
-    energy: Tensor
+    Attributes:
+        energy: [N], a scalar of every atom.
+        forces: [N, 3] from a direct head.
+        value: [B] or [B, 3], of a head whose answer for a structure is no sum of atomic scalars.
+    """
+
+    energy: Tensor | None
     forces: Tensor | None = None
+    value: Tensor | None = None
 
 
 class AtomModel(nn.Module):
@@ -56,7 +63,8 @@ class AtomModel(nn.Module):
     Attributes:
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
-        outputs: ``energy``, and ``forces`` if it has a direct head.
+        outputs: ``energy``, and ``forces`` if it has a direct head; a model without ``energy`` names what its ``value``
+            is: ``dipole``, ``spatial_extent`` or ``vector``.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
             all at once. It changes memory and time, not the answer.

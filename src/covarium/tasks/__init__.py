@@ -1,7 +1,17 @@
 """The question asked of a model."""
 
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
+from covarium.tasks.property import Property, PropertyPrediction, PropertySemantics
 
-TASKS = {"potential": Potential}
+TASKS = {"potential": Potential, "property": Property}
 
-__all__ = ["TASKS", "EnergySemantics", "Potential", "Prediction", "Term"]
+__all__ = [
+    "TASKS",
+    "EnergySemantics",
+    "Potential",
+    "Prediction",
+    "Property",
+    "PropertyPrediction",
+    "PropertySemantics",
+    "Term",
+]

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.norm import norm
 from covarium.systems import AtomGraph, AtomModel
 
 ForceRule = Literal["gradient", "direct"]
-QUANTITIES = ("energy", "forces", "stress")
+QUANTITIES = ("energy", "forces", "stress", "property")
 LOSSES = ("mae", "mse", "huber", "l2")
 
 
@@ -30,8 +31,8 @@ class Term:
     """One term of the training loss; errors are divided by the task's scale first, so weights have no unit.
 
     Attributes:
-        quantity: ``energy``, ``forces`` or ``stress``.
-        loss: ``mae``, ``mse``, ``huber`` over components, or ``l2``, the Euclidean norm of an atom's force error.
+        quantity: ``energy``, ``forces`` or ``stress`` of a potential, or ``property``.
+        loss: ``mae``, ``mse``, ``huber`` over components, or ``l2``, the Euclidean norm of a vector's error.
         weight: factor of the mean in the loss.
         per_atom: energies are divided by the number of atoms of their structure.
         delta: where the Huber loss turns linear, in units of the scale.
@@ -48,9 +49,9 @@ class Term:
             if value not in allowed:
                 hint = nearest(value, allowed)
                 raise CovariumError(f"loss term: '{value}' is not one of {', '.join(allowed)}{hint}")
-        if self.loss == "l2" and self.quantity != "forces":
+        if self.loss == "l2" and self.quantity not in ("forces", "property"):
             raise CovariumError(
-                f"loss 'l2' is a norm over the components of a force; '{self.quantity}' has mae, mse, huber"
+                f"loss 'l2' is a norm over the components of a vector; '{self.quantity}' has mae, mse, huber"
             )
         if self.weight < 0 or self.delta <= 0:
             raise CovariumError(
@@ -69,13 +70,6 @@ class Term:
                 return torch.where(a < self.delta, 0.5 * error.square() / self.delta, a - 0.5 * self.delta)
             case _:
                 return norm(error)
-
-
-def norm(x: Tensor) -> Tensor:
-    """‖x‖ over the last axis; its derivative at x = 0 is zero instead of undefined."""
-    square = x.square().sum(-1)
-    zero = square == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
 @dataclass(frozen=True)
@@ -147,6 +141,10 @@ class Potential(nn.Module):
         super().__init__()
         if forces not in ("gradient", "direct"):
             raise CovariumError(f"force rule '{forces}' is unknown; allowed: gradient, direct")
+        if "energy" not in model.outputs:
+            raise CovariumError(
+                f"a potential needs a model of atomic energies; this one gives {', '.join(sorted(model.outputs))}"
+            )
         if forces == "direct" and "forces" not in model.outputs:
             raise CovariumError(
                 "direct forces need a model with a force head; set model.force_head=true or task.forces=gradient"
@@ -154,6 +152,8 @@ class Potential(nn.Module):
         quantities = [t.quantity for t in terms]
         if len(set(quantities)) < len(quantities):
             raise CovariumError(f"one loss term per quantity, got {', '.join(quantities)}")
+        if "property" in quantities:
+            raise CovariumError("a potential has loss terms of energy, forces and stress, not of a property")
         if "stress" in quantities and forces == "direct":
             raise CovariumError(
                 "a stress term needs task.forces=gradient: a direct force head has no strain derivative"
@@ -201,22 +201,7 @@ class Potential(nn.Module):
         Raises:
             CovariumError: an element without reference, or a charge or spin that the model ignores.
         """
-        z = system.numbers
-        known = z < len(self.reference_table)
-        known &= ~torch.isnan(self.reference_table[z.clamp(max=len(self.reference_table) - 1)])
-        if not bool(known.all()):
-            atom = int((~known).nonzero()[0])
-            raise CovariumError(
-                f"atom {atom} has atomic number {int(z[atom])}; this potential knows {list(self.elements)}: "
-                "use a model trained on that element"
-            )
-        for name, value in (("charge", system.charge), ("spin", system.spin)):
-            if name not in self.model.reads and bool((value != 0).any()):
-                structure = int((value != 0).nonzero()[0])
-                raise CovariumError(
-                    f"structure {structure} has {name} {float(value[structure])}, but this model does not read {name}: "
-                    f"its answer would be that of the neutral closed-shell system. Remove the {name} to ask for that"
-                )
+        refuse_unknown(system, self.reference_table, self.model.reads)
 
     def reference_energy(self, system: AtomGraph) -> Tensor:
         """[B] float64 eV."""
@@ -258,6 +243,7 @@ class Potential(nn.Module):
                 variables.append(strain)
                 moved = _strained(moved, strain)
             output = self.model(moved, rng)
+            assert output.energy is not None
             energy = _sum(output.energy.double(), system)
             gradients: tuple[Tensor, ...] = ()
             if by_gradient and energy.requires_grad:
@@ -387,6 +373,31 @@ class Potential(nn.Module):
             terms=tuple(Term(**t) for t in given["terms"]),
             semantics=EnergySemantics(**given["semantics"]),
         )
+
+
+def refuse_unknown(system: AtomGraph, table: Tensor, reads: frozenset[str]) -> None:
+    """Refuse elements that are NaN in a task's table by atomic number, and charge and spin that its model ignores.
+
+    Raises:
+        CovariumError: names the first such atom or structure.
+    """
+    z = system.numbers
+    known = z < len(table)
+    known &= ~torch.isnan(table[z.clamp(max=len(table) - 1)])
+    if not bool(known.all()):
+        atom = int((~known).nonzero()[0])
+        elements = (~torch.isnan(table)).nonzero().flatten().tolist()
+        raise CovariumError(
+            f"atom {atom} has atomic number {int(z[atom])}; this model knows {elements}: "
+            "use one that was trained on that element"
+        )
+    for name, value in (("charge", system.charge), ("spin", system.spin)):
+        if name not in reads and bool((value != 0).any()):
+            structure = int((value != 0).nonzero()[0])
+            raise CovariumError(
+                f"structure {structure} has {name} {float(value[structure])}, but this model does not read {name}: "
+                f"its answer would be that of the neutral closed-shell system. Remove the {name} to ask for that"
+            )
 
 
 def _sum(values: Tensor, system: AtomGraph) -> Tensor:
