@@ -2,7 +2,12 @@
 
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
+from covarium.models.equiformer_v3 import Config as EquiformerV3Config
+from covarium.models.equiformer_v3 import EquiformerV3
 
-MODELS = {"equiformer_v2": (EquiformerV2, EquiformerV2Config)}
+MODELS = {
+    "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+    "equiformer_v3": (EquiformerV3, EquiformerV3Config),
+}
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config"]
+__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config", "EquiformerV3", "EquiformerV3Config"]

@@ -43,10 +43,26 @@ class GraphSpec:
 
 
 class AtomOutput(NamedTuple):
-    """What a model says of every atom: energy [N] in its own scale; forces [N, 3] from a direct head, or None."""
+    """What a model says, in its own scale; what it has no direct head for is None.
+
+    energy [N]; forces [N, 3]; stress [B, 3, 3]; noise [N, 3], the displacements of a denoising pass.
+    """
 
     energy: Tensor
     forces: Tensor | None = None
+    stress: Tensor | None = None
+    noise: Tensor | None = None
+
+
+class Denoising(NamedTuple):
+    """Inputs of a denoising pass beside the displaced structure.
+
+    forces: [N, 3] eV/Å, of the structure before it was displaced. mask: [N] bool, the displaced atoms; the forces of
+    the others are not read.
+    """
+
+    forces: Tensor
+    mask: Tensor
 
 
 class AtomModel(nn.Module):
@@ -55,7 +71,7 @@ class AtomModel(nn.Module):
     Attributes:
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
-        outputs: ``energy``, and ``forces`` if it has a direct head.
+        outputs: ``energy``, and of ``forces``, ``stress`` and ``noise`` those it has direct heads for.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
     """
 
