@@ -110,9 +110,7 @@ def _observe(model: EquiformerV3, ours: dict[str, Tensor]) -> list[torch.utils.h
         first = model.sphere_embedding.weight[ours["numbers"]].unsqueeze(1)
         ours["hook.initial_embedding"] = torch.cat([first + output[:, :1], output[:, 1:]], dim=1)
 
-    hooks.append(
-        model.register_forward_pre_hook(lambda module, args: ours.__setitem__("numbers", args[0].numbers))
-    )
+    hooks.append(model.register_forward_pre_hook(lambda module, args: ours.__setitem__("numbers", args[0].numbers)))
     hooks.append(model.edge_degree_embedding.register_forward_hook(embedding))
     return hooks
 

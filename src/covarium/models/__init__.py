@@ -1,11 +1,13 @@
 """One file per published model; this table is all there is to adding one."""
 
+from typing import Any
+
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
 from covarium.models.equiformer_v3 import Config as EquiformerV3Config
 from covarium.models.equiformer_v3 import EquiformerV3
 
-MODELS = {
+MODELS: dict[str, tuple[type[Any], type[Any]]] = {
     "equiformer_v2": (EquiformerV2, EquiformerV2Config),
     "equiformer_v3": (EquiformerV3, EquiformerV3Config),
 }

@@ -325,6 +325,7 @@ class FeedForward(nn.Module):
         y = self.so3_linear_1(x)
         scalars = self.gating_linear(x[:, 0]) if hasattr(self, "gating_linear") else None
         if self.activation == "gate":
+            assert scalars is not None
             y = gate(y, scalars.unflatten(1, (self.config.lmax, -1)))
         else:
             y = self.act(y, scalars)
@@ -404,7 +405,7 @@ class EquiformerV3(AtomModel):
 
     def no_weight_decay(self) -> set[str]:
         """Embeddings, norms and biases, as in the official lists."""
-        exempt = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, *NORMS.values())
+        exempt: tuple[type[nn.Module], ...] = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, *NORMS.values())
         names = {name for name, _ in self.named_parameters() if name.endswith("bias")}
         for prefix, module in self.named_modules():
             if isinstance(module, exempt):
@@ -449,7 +450,7 @@ class EquiformerV3(AtomModel):
                 was added to each atom of the mask.
 
         Raises:
-            CovariumError: an atomic number beyond ``max_num_elements``, or a denoising pass of a model not built for it.
+            CovariumError: an atomic number beyond ``max_num_elements``, or a model that cannot denoise.
         """
         c = self.config
         if graph.num_atoms and int(graph.numbers.max()) >= c.max_num_elements:
