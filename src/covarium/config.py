@@ -67,24 +67,39 @@ class TermSection(Section):
     delta: float = Field(default=0.1, gt=0)
 
 
+class DenoisingSection(Section):
+    """See ``covarium.tasks.DenoisingSettings``."""
+
+    probability: float = Field(default=0.5, gt=0, le=1)
+    std: float = Field(default=0.025, gt=0)
+    corrupt_ratio: float = Field(default=0.5, gt=0, le=1)
+    max_ratio: float = Field(default=0.75, gt=0, le=1)
+    max_force: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=0.5, ge=0)
+
+
 class TaskSection(Section):
     """What is asked of the model.
 
     Attributes:
+        kind: ``potential``, or ``denoise``: a potential that also learns to denoise displaced structures.
         forces: ``gradient`` of the energy, or the model's ``direct`` head.
         terms: quantity → term of the loss.
         references: energies of the elements, subtracted before learning: in eV by symbol, or how to find them.
         scale: eV per unit of the model's output.
         energy: what the energies mean.
         theory: level of theory of the labels.
+        denoising: of the kind ``denoise``; None for its defaults.
     """
 
+    kind: Literal["potential", "denoise"] = "potential"
     forces: Literal["gradient", "direct"] = "gradient"
     terms: dict[str, TermSection] = Field(default_factory=dict)
     references: dict[str, float] | Literal["auto", "isolated", "least_squares"] = "auto"
     scale: float | None = Field(default=None, gt=0)
     energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
     theory: str | None = None
+    denoising: DenoisingSection | None = None
 
 
 class RunConfig(Section):

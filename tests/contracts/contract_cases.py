@@ -1,10 +1,11 @@
 """What the contracts run over: every entry of MODELS as it is, and each model with every value of every switch."""
 
 import cases_equiformer_v2
+import cases_equiformer_v3
 import cases_torchmd_et
 from contract_case import Case
 
 from covarium.models import MODELS
 
 ENTRIES = [Case(f"{name}-default", name, config()) for name, (_, config) in MODELS.items()]
-CASES = ENTRIES + cases_equiformer_v2.VARIANTS + cases_torchmd_et.VARIANTS
+CASES = ENTRIES + cases_equiformer_v2.VARIANTS + cases_equiformer_v3.VARIANTS + cases_torchmd_et.VARIANTS

@@ -30,6 +30,9 @@ def train(
     recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
+    task: Annotated[
+        str | None, Option(help="potential, or denoise: one that also learns to denoise displaced structures.")
+    ] = None,
     valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
     test: Annotated[list[Path] | None, Option(help="File for the error table at the end.")] = None,
     time: Annotated[
@@ -56,11 +59,11 @@ def train(
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
-        {"train": files, "valid": valid, "test": test}, {"name": model}, time, epochs,
+        {"train": files, "valid": valid, "test": test}, {"name": model}, {"kind": task}, time, epochs,
         {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
     )  # fmt: skip
     if resume is not None:
-        if any((files, model, recipe, config, valid, test, out, dtype, seed is not None)):
+        if any((files, model, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(
                 "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
             )
@@ -75,12 +78,18 @@ def train(
 
 
 def _given(
-    data: dict[str, list[Path] | None], model: dict[str, Any], time: str | None, epochs: int | None, top: dict[str, Any]
+    data: dict[str, list[Path] | None],
+    model: dict[str, Any],
+    task: dict[str, Any],
+    time: str | None,
+    epochs: int | None,
+    top: dict[str, Any],
 ) -> dict[str, Any]:
     """The sections that options speak of."""
     given: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     given["data"] = {key: [str(path) for path in paths] for key, paths in data.items() if paths}
     given["model"] = {key: value for key, value in model.items() if value is not None}
+    given["task"] = {key: value for key, value in task.items() if value is not None}
     if time is not None or epochs is not None:
         # a length that was asked for replaces the recipe's
         given["training"] = {"time_s": duration(time) if time else None, "epochs": epochs, "steps": None}

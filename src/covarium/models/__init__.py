@@ -4,13 +4,24 @@ from typing import Any
 
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
+from covarium.models.equiformer_v3 import Config as EquiformerV3Config
+from covarium.models.equiformer_v3 import EquiformerV3
 from covarium.models.torchmd_et import Config as TorchMDETConfig
 from covarium.models.torchmd_et import TorchMDET
 from covarium.systems import AtomModel
 
 MODELS: dict[str, tuple[type[AtomModel], type[Any]]] = {
     "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+    "equiformer_v3": (EquiformerV3, EquiformerV3Config),
     "torchmd_et": (TorchMDET, TorchMDETConfig),
 }
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config", "TorchMDET", "TorchMDETConfig"]
+__all__ = [
+    "MODELS",
+    "EquiformerV2",
+    "EquiformerV2Config",
+    "EquiformerV3",
+    "EquiformerV3Config",
+    "TorchMDET",
+    "TorchMDETConfig",
+]

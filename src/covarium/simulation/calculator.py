@@ -109,7 +109,7 @@ class Calculator(BaseCalculator):
                 "directions has a volume"
             )
         self.results: dict[str, Any] = {}
-        stress = periodic and (self.potential.forces == "gradient" or "stress" in properties)
+        stress = periodic and (self.potential.has_stress or "stress" in properties)
         self.pairs, self._charges = None, None
         graph = self._graph(atoms)
         prediction = self.potential.predict(graph, forces=True, stress=stress)

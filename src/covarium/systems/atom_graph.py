@@ -50,11 +50,26 @@ class AtomOutput(NamedTuple):
         energy: [N], a scalar of every atom.
         forces: [N, 3] from a direct head.
         value: [B] or [B, 3], of a head whose answer for a structure is no sum of atomic scalars.
+        stress: [B, 3, 3] from a direct head.
+        noise: [N, 3], the displacements of a denoising pass.
     """
 
     energy: Tensor | None
     forces: Tensor | None = None
     value: Tensor | None = None
+    stress: Tensor | None = None
+    noise: Tensor | None = None
+
+
+class Denoising(NamedTuple):
+    """Inputs of a denoising pass beside the displaced structure.
+
+    forces: [N, 3] eV/Å, of the structure before it was displaced. mask: [N] bool, the displaced atoms; the forces of
+    the others are not read.
+    """
+
+    forces: Tensor
+    mask: Tensor
 
 
 class AtomModel(nn.Module):
@@ -63,8 +78,8 @@ class AtomModel(nn.Module):
     Attributes:
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
-        outputs: ``energy``, and ``forces`` if it has a direct head; a model without ``energy`` names what its ``value``
-            is: ``dipole``, ``spatial_extent`` or ``vector``.
+        outputs: ``energy``, and of ``forces``, ``stress`` and ``noise`` those it has direct heads for; a model without
+            ``energy`` names what its ``value`` is: ``dipole``, ``spatial_extent`` or ``vector``.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
             all at once. It changes memory and time, not the answer.

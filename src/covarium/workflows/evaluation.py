@@ -96,7 +96,7 @@ def predict_file(
     data = _data_settings(assignments)
     structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
     frames = [as_frame(structure.atoms, structure.index, structure.source) for structure in structures]
-    stress = model.potential.forces == "gradient"
+    stress = model.potential.has_stress
     predictions = predict_frames(model.potential, frames, stress=stress, progress=progress)
     texts = []
     for structure, p in zip(structures, predictions, strict=True):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from covarium.config import RunConfig, TaskSection, TermSection, build, check_name
+from covarium.config import DenoisingSection, RunConfig, TaskSection, TermSection, build, check_name
 from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
-from covarium.tasks import EnergySemantics, Potential, Term
+from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 
@@ -25,7 +25,7 @@ LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
-SIZES = ("num_layers", "lmax", "mmax", "sphere_channels")  # shown of a model that has them
+SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels")  # shown of a model that has them
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,10 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     parts = divide(config)
     train = FrameDataset(parts.train, first_guess.spec, dtype)
     found = statistics(train, config.task.references)
-    model_config = build(config_class, _measured(config_class, found) | asked, "model")
-    task_config = _task(config.task, parts.reading, found)
-    task = _assemble(_initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
+    model_config = build(config_class, _measured(config_class, found, config.task) | asked, "model")
+    model = _initial(model_class, model_config, config.seed, dtype)
+    task_config = _task(config.task, parts.reading, found, model)
+    task = _assemble(model, task_config, dtype).to(device)
     settings = _settings(config, len(train), found)
     _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
@@ -158,25 +159,32 @@ def divide(config: RunConfig) -> Parts:
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
-def _measured(config_class: type, found: Statistics) -> dict[str, Any]:
-    """Fields of the model's Config that the data decide, where it has them."""
+def _measured(config_class: type, found: Statistics, task: TaskSection) -> dict[str, Any]:
+    """Fields of the model's Config that data and task decide, where it has them."""
     names = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
+    if task.kind == "denoise":
+        values["denoising"] = True
     return {name: value for name, value in values.items() if name in names}
 
 
-def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSection:
+def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:
     """The task's section without gaps."""
     labels = reading.frames[0].labels
     terms = given.terms or {
         quantity: term
         for quantity, term in TERMS.items()
-        if quantity in labels and not (quantity == "stress" and given.forces == "direct")
+        if quantity in labels and (quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs)
     }
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
     theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
-    return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
+    denoising = DenoisingSection() if given.kind == "denoise" and given.denoising is None else given.denoising
+    return given.model_copy(
+        update={
+            "terms": terms, "scale": scale, "references": references, "theory": theory, "denoising": denoising,
+        }
+    )  # fmt: skip
 
 
 def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
@@ -194,14 +202,18 @@ def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: tor
 def _assemble(model: AtomModel, section: TaskSection, dtype: torch.dtype) -> Potential:
     """The task around a model."""
     assert isinstance(section.references, dict) and section.scale is not None
-    return Potential(
-        model,
+    arguments: dict[str, Any] = dict(
         references={atomic_numbers[symbol]: energy for symbol, energy in section.references.items()},
         forces=section.forces,
         scale=section.scale,
         terms=tuple(Term(quantity, **term.model_dump()) for quantity, term in section.terms.items()),
         semantics=EnergySemantics(kind=section.energy, functional=section.theory or ""),
-    ).to(dtype)
+    )
+    if section.denoising is None:
+        return Potential(model, **arguments).to(dtype)
+    if section.kind != "denoise":
+        raise CovariumError("task.denoising means nothing to task.kind=potential; set task.kind=denoise")
+    return Denoise(model, denoising=DenoisingSettings(**section.denoising.model_dump()), **arguments).to(dtype)
 
 
 def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
@@ -264,6 +276,7 @@ def _findings(
         *_degree(asked, config, found, told),
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
+        *_denoising(section),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
         ("length", _length(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
@@ -277,6 +290,14 @@ def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -
         return [("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured")]
     origin = f"{told}; measured: {found.average_degree:.2f}" if "avg_degree" in asked.model else "measured"
     return [("average degree", f"{config.model['avg_degree']:.2f} neighbours per atom", origin)]
+
+
+def _denoising(section: TaskSection) -> list[tuple[str, str, str]]:
+    if section.denoising is None:
+        return []
+    d = section.denoising
+    shares = f"{100 * d.probability:g} % of the structures, {100 * d.corrupt_ratio:g} % of their atoms"
+    return [("denoising", f"{shares}, by {d.std:g} Å", f"{d.weight:g} × noise l2 in the loss")]
 
 
 def _length(training: dict[str, Any]) -> str:
