@@ -1,8 +1,13 @@
 """One file per published model; this table is all there is to adding one."""
 
+from covarium.models.equiformer import Config as EquiformerConfig
+from covarium.models.equiformer import Equiformer
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
 
-MODELS = {"equiformer_v2": (EquiformerV2, EquiformerV2Config)}
+MODELS = {
+    "equiformer": (Equiformer, EquiformerConfig),
+    "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+}
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config"]
+__all__ = ["MODELS", "Equiformer", "EquiformerConfig", "EquiformerV2", "EquiformerV2Config"]

@@ -43,10 +43,12 @@ class GraphSpec:
 
 
 class AtomOutput(NamedTuple):
-    """What a model says of every atom: energy [N] in its own scale; forces [N, 3] from a direct head, or None."""
+    """What a model says of every atom: energy [N] in its own scale; from heads of their own, or None: forces [N, 3] and
+    displacements [N, 3] towards the relaxed structure."""
 
     energy: Tensor
     forces: Tensor | None = None
+    displacements: Tensor | None = None
 
 
 class AtomModel(nn.Module):
@@ -83,6 +85,7 @@ class AtomGraph:
         shifts: [E, 3] int64; the edge vector is positions[j] − positions[i] + shifts @ cell.
         charge: [B] total charge in e.
         spin: [B] number of unpaired electrons.
+        tags: [N] int64, the kind of an atom in a slab (OC20: 0 bulk, 1 surface, 2 adsorbate); 0 where unknown, as in ASE.
     """
 
     positions: Tensor
@@ -94,6 +97,11 @@ class AtomGraph:
     shifts: Tensor
     charge: Tensor
     spin: Tensor
+    tags: Tensor = None  # type: ignore[assignment] # zeros unless given
+
+    def __post_init__(self) -> None:
+        if self.tags is None:
+            object.__setattr__(self, "tags", torch.zeros_like(self.numbers))
 
     @property
     def num_graphs(self) -> int:
