@@ -4,8 +4,9 @@ Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge
 over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has m = 0
 only: an identity, not an approximation (``layers.irreps.edge_product``).
 
-Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax. It is the
-default; ``Config.published`` gives the switches of the official models.
+Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax, and a norm
+that does not amplify what vanishes by symmetry. They are the defaults; ``Config.published`` gives the switches of the
+official models.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Config:
     num_basis: int = 32
     radial_channels: tuple[int, ...] = (64, 64)
     attention: Literal["nonlinear_mlp", "linear_mlp", "linear_dot_product"] = "nonlinear_mlp"
-    norm_type: FlatNormType = "layer"
+    norm_type: FlatNormType = "anchored"
     rescale_degree: bool = False
     energy_head: Literal["mlp", "attention"] = "mlp"
     auxiliary_head: bool = False
@@ -160,8 +161,8 @@ class Config:
         """The switches and constants of the official models; by default MD17 with L = 2."""
         given: dict[str, Any] = dict(
             num_layers=6, irreps_node="128x0e+64x1e+32x2e", irreps_feature="512x0e", irreps_head="32x0e+16x1e+8x2e",
-            irreps_mlp="384x0e+192x1e+96x2e", max_num_elements=64, envelope="none", avg_degree=15.57930850982666,
-            avg_num_nodes=18.03065905448718,
+            irreps_mlp="384x0e+192x1e+96x2e", norm_type="layer", max_num_elements=64, envelope="none",
+            avg_degree=15.57930850982666, avg_num_nodes=18.03065905448718,
         )  # fmt: skip
         return cls(**(given | fields))
 
