@@ -1,5 +1,6 @@
 """What the contracts run over: every entry of MODELS as it is, and each model with every value of every switch."""
 
+import cases_equiformer
 import cases_equiformer_v2
 import cases_equiformer_v3
 import cases_torchmd_et
@@ -8,4 +9,5 @@ from contract_case import Case
 from covarium.models import MODELS
 
 ENTRIES = [Case(f"{name}-default", name, config()) for name, (_, config) in MODELS.items()]
-CASES = ENTRIES + cases_equiformer_v2.VARIANTS + cases_equiformer_v3.VARIANTS + cases_torchmd_et.VARIANTS
+VARIANTS = (cases_equiformer, cases_equiformer_v2, cases_equiformer_v3, cases_torchmd_et)
+CASES = ENTRIES + [case for module in VARIANTS for case in module.VARIANTS]

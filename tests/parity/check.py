@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from comparison import Comparison
+from family_equiformer import equiformer
 from family_equiformer_v2 import equiformer_v2
 from family_equiformer_v3 import equiformer_v3
 from family_torchmd_et import torchmd_et
@@ -22,6 +23,7 @@ from family_torchmd_et import torchmd_et
 from covarium.errors import CovariumError
 
 FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
+    "equiformer": (equiformer, 1e-9),
     "equiformer_v2": (equiformer_v2, 1e-9),
     "equiformer_v3": (equiformer_v3, 1e-9),
     "torchmd_et": (torchmd_et, 1e-9),

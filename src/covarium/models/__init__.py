@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from covarium.models.equiformer import Config as EquiformerConfig
+from covarium.models.equiformer import Equiformer
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
 from covarium.models.equiformer_v3 import Config as EquiformerV3Config
@@ -11,6 +13,7 @@ from covarium.models.torchmd_et import TorchMDET
 from covarium.systems import AtomModel
 
 MODELS: dict[str, tuple[type[AtomModel], type[Any]]] = {
+    "equiformer": (Equiformer, EquiformerConfig),
     "equiformer_v2": (EquiformerV2, EquiformerV2Config),
     "equiformer_v3": (EquiformerV3, EquiformerV3Config),
     "torchmd_et": (TorchMDET, TorchMDETConfig),
@@ -18,6 +21,8 @@ MODELS: dict[str, tuple[type[AtomModel], type[Any]]] = {
 
 __all__ = [
     "MODELS",
+    "Equiformer",
+    "EquiformerConfig",
     "EquiformerV2",
     "EquiformerV2Config",
     "EquiformerV3",

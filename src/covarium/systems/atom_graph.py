@@ -52,6 +52,7 @@ class AtomOutput(NamedTuple):
         value: [B] or [B, 3], of a head whose answer for a structure is no sum of atomic scalars.
         stress: [B, 3, 3] from a direct head.
         noise: [N, 3], the displacements of a denoising pass.
+        displacements: [N, 3], towards the relaxed structure.
     """
 
     energy: Tensor | None
@@ -59,6 +60,7 @@ class AtomOutput(NamedTuple):
     value: Tensor | None = None
     stress: Tensor | None = None
     noise: Tensor | None = None
+    displacements: Tensor | None = None
 
 
 class Denoising(NamedTuple):
@@ -110,6 +112,7 @@ class AtomGraph:
         shifts: [E, 3] int64; the edge vector is positions[j] − positions[i] + shifts @ cell.
         charge: [B] total charge in e.
         spin: [B] number of unpaired electrons.
+        tags: [N] int64, the kind of an atom in a slab (OC20: 0 bulk, 1 surface, 2 adsorbate); 0 where unknown, as in ASE.
     """
 
     positions: Tensor
@@ -121,6 +124,11 @@ class AtomGraph:
     shifts: Tensor
     charge: Tensor
     spin: Tensor
+    tags: Tensor = None  # type: ignore[assignment] # zeros unless given
+
+    def __post_init__(self) -> None:
+        if self.tags is None:
+            object.__setattr__(self, "tags", torch.zeros_like(self.numbers))
 
     @property
     def num_graphs(self) -> int:
