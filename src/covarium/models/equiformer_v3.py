@@ -468,7 +468,8 @@ class EquiformerV3(AtomModel):
         # degree 1 in the order (x, y, z) is a vector
         forces = self.force_block(x, edges, None)[:, 1:4, 0] if c.force_head != "none" else None
         noise = self.dens_block(x, edges, None)[:, 1:4, 0] if denoising is not None else None
-        return AtomOutput(energy, forces, self._stress(x, graph) if c.stress_head else None, noise)
+        stress = self._stress(x, graph) if c.stress_head else None
+        return AtomOutput(energy, forces, stress=stress, noise=noise)
 
     def _embedding(self, graph: AtomGraph, edges: Edges, denoising: Denoising | None) -> Tensor:
         """[N, S, C]: element at l = 0, edge degrees, and in a denoising pass the forces of the displaced atoms."""
