@@ -29,8 +29,17 @@ Tensors = dict[str, Tensor]
 Models = Mapping[str, tuple[type[Any], type[Any]]]
 Migration = Callable[[Header, Tensors], tuple[Header, Tensors]]
 
+
+def v1_to_v2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Potentials got an offset of every structure and scales of their direct heads."""
+    task = dict(header["task"])
+    if task.get("kind") in ("potential", "denoise"):
+        task = {**task, "offset": 0.0, "head_scales": {}}
+    return {**header, "task": task}, tensors
+
+
 # Entry v − 1 turns a file of format v into one of format v + 1, purely: it returns new dictionaries.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (v1_to_v2,)
 FORMAT = 1 + len(MIGRATIONS)
 
 FOREIGN = {

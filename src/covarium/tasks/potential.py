@@ -1,6 +1,6 @@
 """The potential-energy task: total energy, forces and stress from a model of atomic energies.
 
-E = scale · Σ_i e_i + Σ_i reference(Z_i), F = −∂E/∂r or a direct head, σ = (∂E/∂ε)/V with symmetric ε
+E = offset + scale · Σ_i e_i + Σ_i reference(Z_i), F = −∂E/∂r or a direct head, σ = (∂E/∂ε)/V with symmetric ε
 (the strain derivative of F. Knuth et al., Comput. Phys. Commun. 190, 33 (2015), Eq. 7).
 Letters: N atoms, B structures. Energies of structures are float64 whatever the dtype of the model, because totals
 of 10⁴ eV are to be told apart at 10⁻⁴ eV.
@@ -118,7 +118,9 @@ class Potential(nn.Module):
     Args:
         model: of atomic energies.
         forces: ``gradient`` (conservative) or ``direct`` (the model's own head; not conservative).
-        scale: eV per unit of the model's output; forces of a direct head are in scale/Å.
+        scale: eV per unit of the model's output.
+        offset: eV of every structure; published models subtract the mean of their energies.
+        head_scales: of direct heads, ``forces`` in eV/Å and ``stress`` in eV/Å³; those not named have ``scale``.
         references: eV of each element the model may be used for, by atomic number.
         terms: of the training loss.
         semantics: meaning of the energies.
@@ -137,6 +139,8 @@ class Potential(nn.Module):
         references: Mapping[int, float],
         forces: ForceRule = "gradient",
         scale: float = 1.0,
+        offset: float = 0.0,
+        head_scales: Mapping[str, float] | None = None,
         terms: Sequence[Term] = (Term("energy"), Term("forces")),
         semantics: EnergySemantics | None = None,
     ) -> None:
@@ -163,6 +167,10 @@ class Potential(nn.Module):
                 "a stress term needs task.forces=gradient, or a model with a stress head (model.stress_head=true): a "
                 "direct force head has no strain derivative"
             )
+        self.offset = float(offset)
+        self.head_scales = {name: float(value) for name, value in (head_scales or {}).items()}
+        if unknown := sorted(self.head_scales.keys() - {"forces", "stress"}):
+            raise CovariumError(f"head_scales are of forces and stress, got '{unknown[0]}'")
         self.terms = tuple(terms)
         self.semantics = semantics or EnergySemantics()
         self.references = {int(z): float(e) for z, e in sorted(references.items())}
@@ -217,8 +225,8 @@ class Potential(nn.Module):
         refuse_unknown(system, self.reference_table, self.model.reads)
 
     def reference_energy(self, system: AtomGraph) -> Tensor:
-        """[B] float64 eV."""
-        return _sum(self.reference_table[system.numbers], system)
+        """What is no matter of the model, [B] float64 eV: references and offset."""
+        return _sum(self.reference_table[system.numbers], system) + self.offset
 
     def evaluate(
         self,
@@ -276,11 +284,17 @@ class Potential(nn.Module):
                 gradients = tuple(torch.zeros_like(v) for v in variables)
         f = None
         if forces:
-            f = -gradients[0] if self.forces == "gradient" else output.forces
-        s = output.stress if stress else None
+            f = -gradients[0] if self.forces == "gradient" else self._rescaled(output.forces, "forces")
+        s = self._rescaled(output.stress, "stress") if stress else None
         if by_strain:
             s = gradients[1] / torch.linalg.det(system.cell).abs()[:, None, None]
         return Prediction(energy=energy, atom_energy=output.energy.double(), forces=f, stress=s, noise=output.noise)
+
+    def _rescaled(self, head: Tensor | None, name: str) -> Tensor | None:
+        """What a direct head says in units of ``scale``."""
+        if head is None or name not in self.head_scales:
+            return head
+        return head * (self.head_scales[name] / float(self.scale))
 
     def predict(self, system: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy, forces and stress in eV and Å; no graph is kept. Parameters that do not require grad save memory.
@@ -389,6 +403,8 @@ class Potential(nn.Module):
             "kind": "potential",
             "forces": self.forces,
             "scale": float(self.scale),
+            "offset": self.offset,
+            "head_scales": self.head_scales,
             "references": {str(z): e for z, e in self.references.items()},
             "terms": [asdict(t) for t in self.terms],
             "semantics": asdict(self.semantics),
@@ -407,7 +423,7 @@ class Potential(nn.Module):
 def arguments(description: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's arguments of a description."""
     given = {key: value for key, value in description.items() if key != "kind"}
-    expected = {"forces", "scale", "references", "terms", "semantics"}
+    expected = {"forces", "scale", "offset", "head_scales", "references", "terms", "semantics"}
     if given.keys() != expected:
         raise CovariumError(f"description of a potential has keys {sorted(given)}, expected {sorted(expected)}")
     return {
