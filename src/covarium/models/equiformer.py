@@ -1,8 +1,8 @@
 """Equiformer (Liao 2023, arXiv 2206.11990), with the numbers of the official code where paper and code differ.
 
-Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge, D its Wigner matrices. Features are lists
-over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has m = 0
-only: an identity, not an approximation (``layers.irreps.edge_product``).
+Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge, D its Wigner matrices. Features are
+lists over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has
+m = 0 only: an identity, not an approximation (``layers.irreps.edge_product``).
 
 Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax, and a norm
 that does not amplify what vanishes by symmetry. They are the defaults; ``Config.published`` gives the switches of the
@@ -26,8 +26,13 @@ from covarium.layers.distance_bases import BASES, RadialProfile
 from covarium.layers.dropout import drop
 from covarium.layers.irreps.edge_product import FixedProduct, Node, RadialProduct, depthwise_product
 from covarium.layers.irreps.flat_linear import (
-    SMOOTH_LEAKY_RELU, Features, FlatLinear, FlatWeight, Gate, second_moment_silu,
-)  # fmt: skip
+    SMOOTH_LEAKY_RELU,
+    Features,
+    FlatLinear,
+    FlatWeight,
+    Gate,
+    second_moment_silu,
+)
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
 from covarium.ops.attention import edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
@@ -170,7 +175,7 @@ class Config:
 @dataclass(frozen=True)
 class Edges:
     """What every block reads of the edges: source j and target i, scalars [E, I] (embedded distance and perhaps
-    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the frame of the edge, degree [N] of the atoms."""
+    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the edge's frame, degree [N] of the atoms."""
 
     j: Tensor
     i: Tensor
@@ -270,7 +275,7 @@ class SeparableProduct(nn.Module):
     ) -> dict[Node, Tensor]:
         """Nodes (entry of irreps_out, m) of features in the frame.
 
-        ``beside``: a matrix [rows, more] that acts on the scalars of the product; its outputs come first in node (0, 0).
+        ``beside``: a matrix [rows, more] that acts on the scalars of the product; its outputs come first in (0, 0).
         """
         framed = self.m0 if scalars_only else self.full
         matrices = self.lin.matrices()
@@ -490,7 +495,8 @@ class Block(nn.Module):
 
     @property
     def attention(self) -> GraphAttention | DotProductAttention:
-        return self.dpa if self.config.attention == "linear_dot_product" else self.ga
+        module = self.dpa if self.config.attention == "linear_dot_product" else self.ga
+        return cast(GraphAttention | DotProductAttention, module)
 
     def forward(
         self, x: Features, edges: Edges, attributes: Tensor | None, graph: AtomGraph, rng: torch.Generator | None
@@ -607,11 +613,19 @@ class Equiformer(AtomModel):
             degree=scatter_sum(counted, i, graph.num_atoms),
         )
 
+    def _tags(self, graph: AtomGraph) -> Tensor:
+        if graph.num_atoms and not 0 <= int(graph.tags.min()) <= int(graph.tags.max()) < self.config.num_tags:
+            raise CovariumError(
+                f"tags run from {int(graph.tags.min())} to {int(graph.tags.max())}; this model knows 0 to "
+                f"{self.config.num_tags - 1} (OC20: 0 bulk, 1 surface, 2 adsorbate)"
+            )
+        return graph.tags
+
     def initial(self, graph: AtomGraph, edges: Edges, kinds: Tensor) -> Features:
         """Elements, tags and neighbourhood (Sec. 4.3, Embedding)."""
         scalars = self.atom_embed(kinds)
         if self.config.num_tags:
-            scalars = scalars + self.tag_embed(graph.tags)
+            scalars = scalars + self.tag_embed(self._tags(graph))
         first, *others = self.edge_deg_embed(edges)
         return [first + scalars.unsqueeze(1), *others]
 
@@ -623,7 +637,7 @@ class Equiformer(AtomModel):
             rng: for dropout in training.
 
         Raises:
-            CovariumError: an element that the tables do not have.
+            CovariumError: an element or a tag that the tables do not have.
         """
         c = self.config
         kinds = self.kinds(graph)

@@ -55,9 +55,7 @@ class FlatLinear(nn.Module):
         irreps = [self.irreps_out.entries[n][1] for _, n, _ in self.pairs]
         return {irrep: part.view(shape) for irrep, part, shape in zip(irreps, parts, shapes, strict=True)}
 
-    def forward(
-        self, x: Sequence[Float[Tensor, "N _ _"]], attributes: Float[Tensor, "N A"] | None = None
-    ) -> Features:
+    def forward(self, x: Sequence[Float[Tensor, "N _ _"]], attributes: Float[Tensor, "N A"] | None = None) -> Features:
         """The images of the entries that ``x`` holds: a shorter list than ``irreps_in`` gives those outputs only."""
         matrices = self.matrices()
         source = {n: k for k, n, _ in self.pairs}

@@ -39,9 +39,7 @@ class FlatNorm(nn.Module):
         self.affine_weight = nn.Parameter(torch.ones(irreps.channels))
         self.affine_bias = nn.Parameter(torch.zeros(scalars))
 
-    def forward(
-        self, x: Sequence[Float[Tensor, "N _ _"]], batch: Int[Tensor, " N"], num_graphs: int
-    ) -> Features:
+    def forward(self, x: Sequence[Float[Tensor, "N _ _"]], batch: Int[Tensor, " N"], num_graphs: int) -> Features:
         """``batch``: the structure of each atom, of ``num_graphs``."""
         outputs: Features = []
         anchor: Tensor | float = 0.0
