@@ -65,7 +65,7 @@ def equiformer_graph(inputs: dict[str, Tensor]) -> AtomGraph:
         shifts=inputs.get("cell_offsets", torch.zeros(edges, 3, dtype=torch.int64)),
         charge=torch.zeros(graphs),
         spin=torch.zeros(graphs),
-        tags=inputs.get("tags"),
+        tags=inputs.get("tags", torch.zeros(0, dtype=torch.int64)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase.geometry import minkowski_reduce
@@ -32,6 +32,7 @@ class Frame:
         group: frames that share it belong to one molecule or trajectory and are never split; empty if unknown.
         source: the file it came from.
         index: its place in that file, from 0.
+        tags: [n] int64, kinds of atoms in slabs, see ``AtomGraph``; zeros unless given.
 
     Raises:
         CovariumError: an array has the wrong shape, a value is not finite, an atomic number is not an element, or
@@ -50,9 +51,12 @@ class Frame:
     group: str = ""
     source: str = ""
     index: int = 0
+    tags: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         n = len(self.numbers)
+        if len(self.tags) == 0:
+            object.__setattr__(self, "tags", np.zeros(n, dtype=np.int64))
         if n == 0:
             raise CovariumError(f"{self.where}: it has no atoms; leave it out")
         self._check("numbers", self.numbers, (n,), "")
@@ -63,6 +67,7 @@ class Frame:
         self._check("cell", self.cell, (3, 3), "Å")
         self._check("pbc", self.pbc, (3,), "")
         self._check("fixed", self.fixed, (n,), "")
+        self._check("tags", self.tags, (n,), "")
         shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3)}
         for label, value in self.labels.items():
             if label not in shapes:

@@ -295,6 +295,7 @@ def _frame(
         group=str(record.values.get(group, "")) if group is not None else "",
         source=record.source,
         index=record.index,
+        tags=record.atoms.get_tags().astype(np.int64),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class TrainedGaussianBasis(nn.Module):
 
 
 class BesselBasis(nn.Module):
-    """Polynomial envelope × √(2/cutoff³) sin(f_k x)/x (Gasteiger 2020, arXiv 2003.03123), frequencies trained from πk."""
+    """Polynomial envelope × √(2/cutoff³) sin(f_k x)/x (Gasteiger 2020, arXiv 2003.03123), trained from f = πk."""
 
     def __init__(self, num_basis: int, cutoff: float) -> None:
         super().__init__()
@@ -101,7 +102,8 @@ class RadialProfile(nn.Module):
 
     def last(self, columns: Tensor) -> tuple[Float[Tensor, "n H"], Float[Tensor, " n"]]:
         """Matrix and offset of the last map for some of the outputs."""
-        return self.net[-1].weight.index_select(0, columns), self.offset.index_select(0, columns)
+        matrix = cast(nn.Linear, self.net[-1]).weight
+        return matrix.index_select(0, columns), self.offset.index_select(0, columns)
 
     def forward(self, scalars: Float[Tensor, "E I"], columns: Tensor) -> Float[Tensor, "E n"]:
         return nn.functional.linear(self.hidden(scalars), *self.last(columns))

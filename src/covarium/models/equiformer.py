@@ -1,8 +1,8 @@
 """Equiformer (Liao 2023, arXiv 2206.11990), with the numbers of the official code where paper and code differ.
 
-Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge, D its Wigner matrices. Features are lists
-over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has m = 0
-only: an identity, not an approximation (``layers.irreps.edge_product``).
+Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge, D its Wigner matrices. Features are
+lists over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has
+m = 0 only: an identity, not an approximation (``layers.irreps.edge_product``).
 
 Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax, and a norm
 that does not amplify what vanishes by symmetry. They are the defaults; ``Config.published`` gives the switches of the
@@ -24,11 +24,17 @@ from covarium.algebra.wigner import wigner_d
 from covarium.errors import CovariumError
 from covarium.layers.distance_bases import BASES, RadialProfile
 from covarium.layers.dropout import drop
-from covarium.layers.irreps.edge_product import FixedProduct, Node, RadialProduct, depthwise_product
+from covarium.layers.irreps.edge_product import Node, depthwise_product
 from covarium.layers.irreps.flat_linear import (
-    SMOOTH_LEAKY_RELU, Features, FlatLinear, FlatWeight, Gate, second_moment_silu,
-)  # fmt: skip
+    SMOOTH_LEAKY_RELU,
+    ElementTable,
+    Features,
+    FlatLinear,
+    Gate,
+    second_moment_silu,
+)
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
+from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
 from covarium.ops.attention import edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
@@ -170,7 +176,7 @@ class Config:
 @dataclass(frozen=True)
 class Edges:
     """What every block reads of the edges: source j and target i, scalars [E, I] (embedded distance and perhaps
-    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the frame of the edge, degree [N] of the atoms."""
+    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the edge's frame, degree [N] of the atoms."""
 
     j: Tensor
     i: Tensor
@@ -191,21 +197,6 @@ class Edges:
             part if irrep.l == 0 else matrix @ part
             for part, matrix, (_, irrep) in zip(x, matrices, irreps, strict=True)
         ]
-
-
-class ElementTable(nn.Module):
-    """One row of scalars per kind: a linear map of one-hot vectors."""
-
-    def __init__(self, kinds: int, channels: int) -> None:
-        super().__init__()
-        one_hot, scalars = (Irreps(((mul, SCALAR),)) for mul in (kinds, channels))
-        self.atom_type_lin = FlatLinear(one_hot, scalars)
-        with torch.no_grad():
-            self.atom_type_lin.tp["weight"].mul_(math.sqrt(kinds))
-
-    def forward(self, kinds: Tensor) -> Tensor:
-        """[N, channels]."""
-        return gather(self.atom_type_lin.matrices()[SCALAR] + self.atom_type_lin.bias[0], kinds)
 
 
 class EdgeDegreeEmbedding(nn.Module):
@@ -254,64 +245,6 @@ class EdgeDegreeEmbedding(nn.Module):
         return [part / math.sqrt(self.config.avg_degree) for part in outputs]
 
 
-class SeparableProduct(nn.Module):
-    """Radially weighted depth-wise product with Y and a linear map, in the frame of the edge."""
-
-    def __init__(self, config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> None:
-        super().__init__()
-        self.product = depthwise_product(irreps_in, Irreps.parse(config.irreps_sh), targets)
-        self.dtp_rad = RadialProfile(inputs, config.radial_channels, self.product.num_weights)
-        self.lin = FlatLinear(self.product.irreps_out, irreps_out)
-        self.full = RadialProduct(self.product)
-        self.m0 = RadialProduct(self.product, scalars_only=True)
-
-    def forward(
-        self, x: Features, edges: Edges, scalars_only: bool, beside: Tensor | None = None
-    ) -> dict[Node, Tensor]:
-        """Nodes (entry of irreps_out, m) of features in the frame.
-
-        ``beside``: a matrix [rows, more] that acts on the scalars of the product; its outputs come first in node (0, 0).
-        """
-        framed = self.m0 if scalars_only else self.full
-        matrices = self.lin.matrices()
-        bias = self.lin.bias[0]
-        if beside is not None:
-            matrices[SCALAR] = torch.cat([beside, matrices[SCALAR]], dim=1)
-            bias = nn.functional.pad(bias, (beside.shape[1], 0))
-        weights = self.dtp_rad(edges.scalars, framed.columns)
-        irreps = [irrep for _, irrep in self.product.irreps_out]
-        nodes = framed(weights, x, [matrices[irrep] for irrep in irreps])
-        entry = {irrep: k for k, (_, irrep) in enumerate(self.lin.irreps_out)}
-        result = {(entry[irreps[target]], m): part for (target, m), part in nodes.items()}
-        result[0, 0] = result[0, 0] + bias
-        return result
-
-
-class ValueProduct(nn.Module):
-    """Depth-wise product with Y, the same weights on every edge, and a linear map, in the frame of the edge."""
-
-    def __init__(self, config: Config, irreps_in: Irreps, irreps_out: Irreps) -> None:
-        super().__init__()
-        self.product = depthwise_product(irreps_in, Irreps.parse(config.irreps_sh), irreps_out)
-        weight = nn.ParameterDict({"weight": FlatWeight(torch.randn(self.product.num_weights))})
-        self.dtp = nn.ModuleDict({"tp": weight})
-        self.lin = FlatLinear(self.product.irreps_out, irreps_out)
-        self.full = FixedProduct(self.product)
-        self.m0 = FixedProduct(self.product, scalars_only=True)
-
-    def forward(self, x: dict[Node, Tensor], scalars_only: bool) -> dict[Node, Tensor]:
-        """Nodes (entry of irreps_out, m) from nodes of irreps_in."""
-        framed = self.m0 if scalars_only else self.full
-        matrices = self.lin.matrices()
-        irreps = [irrep for _, irrep in self.product.irreps_out]
-        weight = cast(nn.ParameterDict, self.dtp["tp"])["weight"]
-        nodes = framed(weight, x, [matrices[irrep] for irrep in irreps])
-        entry = {irrep: k for k, (_, irrep) in enumerate(self.lin.irreps_out)}
-        result = {(entry[irreps[target]], m): part for (target, m), part in nodes.items()}
-        result[0, 0] = result[0, 0] + self.lin.bias[0]
-        return result
-
-
 class AttentionSoftmax(nn.Module):
     """Softmax over the edges of each target; a module so that attention weights can be observed."""
 
@@ -341,18 +274,19 @@ class GraphAttention(nn.Module):
         logits = c.num_heads * self.logit_channels
         if c.attention == "nonlinear_mlp":
             self.gate = Gate(self.irreps_pre)
-            self.sep_act = SeparableProduct(c, inputs, self.irreps_pre, self.irreps_pre, self.gate.irreps_in)
+            self.sep_act = _separable(c, inputs, self.irreps_pre, self.irreps_pre, self.gate.irreps_in)
             self.sep_alpha = FlatLinear(self.sep_act.product.irreps_out, Irreps(((logits, SCALAR),)))
-            self.sep_value = ValueProduct(c, self.irreps_pre, self.irreps_values)
+            self.sep_value = ValueProduct(self.irreps_pre, Irreps.parse(c.irreps_sh), self.irreps_values)
         else:
             both = self.irreps_values.with_scalars(logits)
-            self.sep = SeparableProduct(c, inputs, self.irreps_pre, both, both)
+            self.sep = _separable(c, inputs, self.irreps_pre, both, both)
         self.softmax = AttentionSoftmax()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
     def _nonlinear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
         """Logit features [E, H, K] and values from the gated product (Eq. 5 and 6)."""
-        nodes = self.sep_act(x, edges, self.scalars_only, self.sep_alpha.matrices()[SCALAR])
+        beside = self.sep_alpha.matrices()[SCALAR]
+        nodes = self.sep_act(x, edges.scalars, scalars_only=self.scalars_only, beside=beside)
         first = nodes.pop((0, 0))
         logits = self.config.num_heads * self.logit_channels
         features, gated = first.split([logits, first.shape[1] - logits], dim=1)
@@ -361,10 +295,10 @@ class GraphAttention(nn.Module):
         scalars, factors = self.gate.scalars(gated)
         values = {(k, m): part * factors[k - 1] for (k, m), part in nodes.items()}
         values[0, 0] = scalars
-        return features, self.sep_value(values, self.scalars_only)
+        return features, self.sep_value(values, scalars_only=self.scalars_only)
 
     def _linear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
-        nodes = self.sep(x, edges, self.scalars_only)
+        nodes = self.sep(x, edges.scalars, scalars_only=self.scalars_only)
         heads = nodes[0, 0].unflatten(1, (self.config.num_heads, -1))
         features, scalars = heads.split([self.logit_channels, heads.shape[2] - self.logit_channels], dim=2)
         nodes[0, 0] = scalars.flatten(1)
@@ -399,14 +333,14 @@ class DotProductAttention(nn.Module):
         self.merge_src = FlatLinear(irreps_in, self.irreps_pre)
         self.merge_dst = FlatLinear(irreps_in, self.irreps_pre, bias=False)
         both = head.repeated(2 * c.num_heads)
-        self.key_value = SeparableProduct(c, inputs, self.irreps_pre, both, both)
+        self.key_value = _separable(c, inputs, self.irreps_pre, both, both)
         self.softmax = AttentionSoftmax()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
     def forward(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Features:
         """Features of irreps_out; only its even scalars with ``scalars_only``."""
         messages = _merged(self.merge_src(x), self.merge_dst(x), edges)
-        nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges, False)
+        nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges.scalars)
         pairs = {node: part.chunk(2, dim=1) for node, part in nodes.items()}
         # scaled, and turned into the frame of the keys
         scaled = [gather(part * scale, edges.i) for part, scale in zip(self.query(x), self.scales, strict=True)]
@@ -422,6 +356,11 @@ class DotProductAttention(nn.Module):
             # divided by the average degree in this class alone
             summed = [part * (edges.degree / self.config.avg_degree)[:, None, None] for part in summed]
         return self.proj(summed)
+
+
+def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> SeparableProduct:
+    harmonics = Irreps.parse(config.irreps_sh)
+    return SeparableProduct(irreps_in, harmonics, targets, irreps_out, inputs, config.radial_channels)
 
 
 def _merged(source: Features, target: Features, edges: Edges) -> Features:
@@ -490,7 +429,8 @@ class Block(nn.Module):
 
     @property
     def attention(self) -> GraphAttention | DotProductAttention:
-        return self.dpa if self.config.attention == "linear_dot_product" else self.ga
+        module = self.dpa if self.config.attention == "linear_dot_product" else self.ga
+        return cast(GraphAttention | DotProductAttention, module)
 
     def forward(
         self, x: Features, edges: Edges, attributes: Tensor | None, graph: AtomGraph, rng: torch.Generator | None
@@ -607,11 +547,19 @@ class Equiformer(AtomModel):
             degree=scatter_sum(counted, i, graph.num_atoms),
         )
 
+    def _tags(self, graph: AtomGraph) -> Tensor:
+        if graph.num_atoms and not 0 <= int(graph.tags.min()) <= int(graph.tags.max()) < self.config.num_tags:
+            raise CovariumError(
+                f"tags run from {int(graph.tags.min())} to {int(graph.tags.max())}; this model knows 0 to "
+                f"{self.config.num_tags - 1} (OC20: 0 bulk, 1 surface, 2 adsorbate)"
+            )
+        return graph.tags
+
     def initial(self, graph: AtomGraph, edges: Edges, kinds: Tensor) -> Features:
         """Elements, tags and neighbourhood (Sec. 4.3, Embedding)."""
         scalars = self.atom_embed(kinds)
         if self.config.num_tags:
-            scalars = scalars + self.tag_embed(graph.tags)
+            scalars = scalars + self.tag_embed(self._tags(graph))
         first, *others = self.edge_deg_embed(edges)
         return [first + scalars.unsqueeze(1), *others]
 
@@ -623,7 +571,7 @@ class Equiformer(AtomModel):
             rng: for dropout in training.
 
         Raises:
-            CovariumError: an element that the tables do not have.
+            CovariumError: an element or a tag that the tables do not have.
         """
         c = self.config
         kinds = self.kinds(graph)

@@ -130,6 +130,7 @@ class Calculator(BaseCalculator):
             shifts=torch.from_numpy(self.pairs.shifts).to(device),
             charge=torch.tensor([charge], dtype=dtype, device=device),
             spin=torch.tensor([spin], dtype=dtype, device=device),
+            tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64, device=device),
         )
 
 

@@ -6,7 +6,7 @@ Letters: N atoms, E directed edges j → i (source, target), B structures in the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -112,7 +112,7 @@ class AtomGraph:
         shifts: [E, 3] int64; the edge vector is positions[j] − positions[i] + shifts @ cell.
         charge: [B] total charge in e.
         spin: [B] number of unpaired electrons.
-        tags: [N] int64, the kind of an atom in a slab (OC20: 0 bulk, 1 surface, 2 adsorbate); 0 where unknown, as in ASE.
+        tags: [N] int64, the kind of an atom in a slab (OC20: 0 bulk, 1 surface, 2 adsorbate); zeros unless given.
     """
 
     positions: Tensor
@@ -124,10 +124,10 @@ class AtomGraph:
     shifts: Tensor
     charge: Tensor
     spin: Tensor
-    tags: Tensor = None  # type: ignore[assignment] # zeros unless given
+    tags: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
-        if self.tags is None:
+        if len(self.tags) == 0:
             object.__setattr__(self, "tags", torch.zeros_like(self.numbers))
 
     @property
@@ -165,9 +165,9 @@ class AtomGraph:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""
         moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            moved[item.name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
         return AtomGraph(**moved)
 
     def transform(self, g: Tensor) -> AtomGraph:
@@ -189,9 +189,9 @@ class AtomGraph:
         graph_starts = torch.tensor([0, *[g.num_graphs for g in graphs[:-1]]]).cumsum(0).tolist()
         shifted = {"edge_index": starts, "batch": graph_starts}
         joined = {}
-        for field in fields(AtomGraph):
-            parts = [getattr(g, field.name) for g in graphs]
-            if field.name in shifted:
-                parts = [part + start for part, start in zip(parts, shifted[field.name], strict=True)]
-            joined[field.name] = torch.cat(parts, dim=1 if field.name == "edge_index" else 0)
+        for item in fields(AtomGraph):
+            parts = [getattr(g, item.name) for g in graphs]
+            if item.name in shifted:
+                parts = [part + start for part, start in zip(parts, shifted[item.name], strict=True)]
+            joined[item.name] = torch.cat(parts, dim=1 if item.name == "edge_index" else 0)
         return AtomGraph(**joined)

@@ -135,6 +135,7 @@ def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
         spin=spin,
         source=source,
         index=index,
+        tags=atoms.get_tags().astype(np.int64),
     )
 
 

@@ -106,13 +106,13 @@ def depthwise_product(irreps_in: Irreps, harmonics: Irreps, targets: Irreps) -> 
 
 
 class Segment(NamedTuple):
-    """Columns z of a node = order m of entry ``source`` × columns w of the weights, ``count`` times its channels."""
+    """Columns z of a node = order m of entry ``source`` × columns w of the weights, ``copies`` times its channels."""
 
     source: int
     m: int
     z: slice
     w: slice
-    count: int
+    copies: int
 
 
 class Segments(NamedTuple):
@@ -199,7 +199,7 @@ def _segments(paths: Sequence[tuple[Path, int]], m: int) -> tuple[Segment, ...]:
         last = result[-1] if result else None
         if last is not None and (last.source, last.m, last.w.stop) == (source, order, w):
             result[-1] = Segment(
-                source, order, slice(last.z.start, end), slice(last.w.start, w + path.mul), last.count + 1
+                source, order, slice(last.z.start, end), slice(last.w.start, w + path.mul), last.copies + 1
             )
         else:
             result.append(Segment(source, order, slice(z, end), slice(w, w + path.mul), 1))
@@ -219,7 +219,7 @@ class _Product(torch.autograd.Function):
         for segments, width in zip(plan.nodes, plan.widths, strict=True):
             z = w.new_empty(w.shape[0], width)
             for s in segments:
-                torch.mul(_spread(x, s), _blocks(w, s.w, s.count), out=_blocks(z, s.z, s.count))
+                torch.mul(_spread(x, s), _blocks(w, s.w, s.copies), out=_blocks(z, s.z, s.copies))
             outputs.append(z)
         return tuple(outputs)
 
@@ -295,19 +295,19 @@ def _row(x: Tensor, m: int) -> int:
 
 def _spread(x: Sequence[Tensor], s: Segment) -> Tensor:
     row = x[s.source][:, _row(x[s.source], s.m)]
-    return row if s.count == 1 else row.unsqueeze(1)
+    return row if s.copies == 1 else row.unsqueeze(1)
 
 
-def _blocks(x: Tensor, columns: slice, count: int) -> Tensor:
+def _blocks(x: Tensor, columns: slice, copies: int) -> Tensor:
     part = x[:, columns]
-    return part if count == 1 else part.unflatten(1, (count, -1))
+    return part if copies == 1 else part.unflatten(1, (copies, -1))
 
 
 def _paths(s: Segment, mul: int) -> list[tuple[slice, slice]]:
     """Columns of weights and of z, path by path."""
     return [
         (slice(s.w.start + k * mul, s.w.start + (k + 1) * mul), slice(s.z.start + k * mul, s.z.start + (k + 1) * mul))
-        for k in range(s.count)
+        for k in range(s.copies)
     ]
 
 

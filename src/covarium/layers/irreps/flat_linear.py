@@ -9,10 +9,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from covarium.algebra.irreps import SCALAR, Irrep, Irreps
+from covarium.ops.gather import gather
 
 Features = list[Float[Tensor, "N _ _"]]
 
@@ -72,6 +73,21 @@ class FlatLinear(nn.Module):
         if len(self.bias):
             outputs[0] = outputs[0] + self.bias[0]
         return outputs
+
+
+class ElementTable(nn.Module):
+    """One row of scalars per kind, from N(0, 1): a linear map of one-hot vectors."""
+
+    def __init__(self, kinds: int, channels: int) -> None:
+        super().__init__()
+        one_hot, scalars = (Irreps(((mul, SCALAR),)) for mul in (kinds, channels))
+        self.atom_type_lin = FlatLinear(one_hot, scalars)
+        with torch.no_grad():
+            self.atom_type_lin.tp["weight"].mul_(math.sqrt(kinds))
+
+    def forward(self, kinds: Int[Tensor, " N"]) -> Float[Tensor, "N _"]:
+        """The rows of ``kinds``."""
+        return gather(self.atom_type_lin.matrices()[SCALAR] + self.atom_type_lin.bias[0], kinds)
 
 
 def second_moment_silu(x: Tensor) -> Tensor:
