@@ -1,15 +1,18 @@
 """Names, shapes, counts and decay lists of the published EquiformerV3, and the translation of its arguments."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from covarium.config import build
 from covarium.errors import CovariumError
 from covarium.models import EquiformerV3, EquiformerV3Config
 from covarium.pretrained.equiformer_v3 import config_from_official, official_name, parameters_from_official
+from covarium.workflows.configuring import configure
 
 HERE = Path(__file__).parent / "equiformer_v3"
 LISTS = sorted(HERE.glob("official_*.json"))
@@ -68,6 +71,22 @@ def test_arguments_of_the_official_constructor() -> None:
     assert config_from_official({"norm_type": "merge_rms_norm"}).attn_norm == "float32_rms_norm"
     assert config_from_official({"use_attn_renorm": False}).attn_norm == "none"
     assert config_from_official({"enforce_max_neighbors_strictly": False}).neighbours == "nearest_with_ties"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "listed"), [("oc20-2m-v3", "oc20_2m_direct_N8_L6"), ("mptrj-v3", "mptrj_direct_dens_N7_L4")]
+)
+def test_recipes_are_the_published_models(recipe: str, listed: str) -> None:
+    official = json.loads((HERE / f"official_{listed}.json").read_text())
+    theirs = config_from_official(official["constructor"], official["model_class"])
+    section = dict(configure(recipe=recipe).model)
+    assert section.pop("name") == "equiformer_v3"
+    ours = build(EquiformerV3Config, section)
+    if recipe.startswith("oc20"):
+        # energies and forces share a scale here
+        assert ours.avg_num_nodes == pytest.approx(77.81317 * 0.5111534595489502 / 24.901469505465872, rel=1e-12)
+        ours = replace(ours, avg_num_nodes=theirs.avg_num_nodes)
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(
