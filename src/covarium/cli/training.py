@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+RECIPES = (
+    "molecules, oc20-31m, oc20-83m, oc20-153m, oc20-2m-v3, mptrj-v3, omat24-v3"  # not looked up: --help imports nothing
+)
 
 Labelled = Annotated[
     list[Path] | None,

@@ -38,7 +38,10 @@ NORMS = {
     "merge_layer_norm_attn_rms_norm": ("merge_layer_norm", "float32_rms_norm"),
     "merge_rms_norm": ("merge_rms_norm", "float32_rms_norm"),
 }
-BUFFERS = ("distance_expansion.", "so3_rotation.", "so3_grid.", "expand_index")
+BUFFERS = (
+    "distance_expansion.", "so3_rotation.", "so3_grid.", "expand_index", "balance_degree_weight",
+    "zero_padded_change_matrix",
+)  # fmt: skip
 
 
 def config_from_official(constructor: Mapping[str, Any], model_class: str = "equiformer_v3") -> Config:
