@@ -13,50 +13,140 @@ Level = Literal["error", "warning"]
 
 
 class Kind(NamedTuple):
-    """level: an error makes a model wrong without a word, a warning may have its reasons; title, for people; remedy."""
+    """
+    Attributes:
+        level: an error makes a model wrong without a word; a warning may have its reasons.
+        title: in a few words.
+        remedy: what to do.
+        text: for kinds that frames have by themselves; {count} frames, {cutoff} in Å.
+    """
 
     level: Level
     title: str
     remedy: str
+    text: str = ""
 
+
+TIGHTEN = "tighten the calculation (grid, convergence), or say what acts from outside; no conservative model can fit it"
+MEANT = "look whether these are meant; a few of them can govern a fit"
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "unreadable": Kind("error", "cannot be read", "fetch or write the file again; frames that are not read train nothing"),
-        "invalid": Kind("error", "not a valid structure or label", "correct or leave out these frames"),
-        "labels": Kind("error", "labels missing, renamed or ambiguous", "name the key with --set data.keys.LABEL=KEY, and give every frame the label under one key"),
-        "unlabelled": Kind("warning", "labels that cannot be used", "training would go without them"),
-        "zero_forces": Kind("error", "forces zeroed", "write the raw forces, in ASE get_forces(apply_constraint=False), and mark frozen atoms by a constraint or a column 'fixed'"),
-        "units": Kind("error", "units contradict the values", "name the units, e.g. --set data.units.energy=Hartree --set data.units.length=Bohr"),
+        "unreadable": Kind(
+            "error",
+            "cannot be read",
+            "fetch or write the file again; what is not read is not learnt",
+            "{count} times something could not be read",
+        ),
+        "invalid": Kind(
+            "error",
+            "no valid structure or label",
+            "correct these frames or leave them out",
+            "{count} frames are left out",
+        ),
+        "labels": Kind(
+            "error",
+            "labels missing, renamed or ambiguous",
+            "give every frame the label under one key, and name it with --set data.keys.LABEL=KEY",
+        ),
+        "zero_forces": Kind(
+            "error",
+            "forces zeroed",
+            "write the raw forces, in ASE get_forces(apply_constraint=False), and mark frozen atoms by a constraint or "
+            "a column 'fixed'",
+            "{count} frames have atoms whose force is exactly zero, though they are not marked as frozen and their "
+            "surroundings are not symmetric",
+        ),
+        "units": Kind(
+            "error",
+            "units contradict the values",
+            "name the units, e.g. --set data.units.energy=Hartree --set data.units.length=Bohr",
+        ),
         "unit_outlier": Kind("error", "single frames in another unit", "convert these frames"),
-        "stress_sign": Kind("error", "sign or unit of the stress", "give stress as positive under tension (the opposite of pressure), with --set data.units.stress=GPa where it is so"),
-        "overlap": Kind("error", "atoms on top of each other", "leave these frames out; such repulsions belong to a pair potential"),
-        "conflict": Kind("error", "the same structure with different energies", "keep one of each set; settings, functional or charge may differ between them"),
-        "leak": Kind("error", "structures of the training set among the others", "leave them out of one side; errors on them say nothing about new structures"),
-        "species": Kind("error", "elements that training does not have", "train on structures with these elements, or leave the frames out"),
-        "duplicates": Kind("warning", "the same structure more than once", "keep one of each set; copies weigh double, and leak where a split parts them"),
-        "fragments": Kind("warning", "parts beyond each other's reach", "no model with this cutoff sees how the parts act on each other; raise the cutoff if that matters"),
+        "stress_sign": Kind(
+            "error",
+            "sign or unit of the stress",
+            "give stress as positive under tension (minus pressure), and its unit, e.g. --set data.units.stress=GPa",
+        ),
+        "overlap": Kind(
+            "error",
+            "atoms on top of each other",
+            "leave these frames out",
+            "{count} frames have atoms closer than 0.4 Å or 0.3 of the sum of their covalent radii",
+        ),
+        "conflict": Kind(
+            "error",
+            "one structure, several energies",
+            "keep one of each set; settings, functional or charge may differ between them",
+        ),
+        "leak": Kind(
+            "error",
+            "structures of the training set",
+            "leave them out on one side; errors on them say nothing about new structures",
+        ),
+        "species": Kind(
+            "error",
+            "elements that training does not have",
+            "train on structures with these elements, or leave the frames out",
+        ),
+        "unlabelled": Kind("warning", "labels that cannot be used", "training goes without them"),
+        "close": Kind(
+            "warning",
+            "atoms closer than any bond",
+            MEANT,
+            "{count} frames have atoms closer than half the sum of their covalent radii",
+        ),
+        "duplicates": Kind(
+            "warning",
+            "the same structure more than once",
+            "keep one of each set; copies weigh double, and leak where a split parts them",
+        ),
+        "fragments": Kind(
+            "warning",
+            "parts out of each other's reach",
+            "a model with this cutoff does not see how the parts act on each other; raise it if that matters",
+            "{count} frames have parts more than {cutoff:g} Å apart",
+        ),
         "energy_outlier": Kind("warning", "energies far from all others", "look whether these calculations converged"),
-        "high_force": Kind("warning", "very high forces", "look whether these are meant; a few of them can govern a fit"),
-        "net_force": Kind("warning", "forces do not sum to zero", "tighten the calculation (grid, convergence), or say what acts from outside; a conservative model cannot fit a net force"),
-        "net_torque": Kind("warning", "forces turn the molecule", "tighten the calculation (grid, convergence), or say what acts from outside; a conservative model cannot fit a net torque"),
-        "references": Kind("warning", "element references cannot be told apart", "add isolated atoms or other compositions, or give --set task.references"),
-        "rare": Kind("warning", "elements in very few frames", "do not expect anything for them, or add frames"),
-        "theory": Kind("warning", "different levels of theory", "train on one level only"),
-        "cut": Kind("warning", "the last line has no end", "see whether its last number is complete"),
+        "high_force": Kind("warning", "very high forces", MEANT, "{count} frames have a force above 50 eV/Å"),
+        "net_force": Kind(
+            "warning",
+            "forces do not sum to zero",
+            TIGHTEN,
+            "{count} frames have a net force above 1 meV/Å per atom",
+        ),
+        "net_torque": Kind(
+            "warning",
+            "forces turn the molecule",
+            TIGHTEN,
+            "{count} molecules have a torque above 1 meV/Å times their lever arms",
+        ),
+        "references": Kind(
+            "warning",
+            "element references cannot be told apart",
+            "add isolated atoms or other compositions, or give --set task.references",
+        ),
+        "rare": Kind("warning", "elements in very few frames", "expect nothing for them, or add frames"),
+        "theory": Kind("warning", "several levels of theory", "train on one level only"),
+        "cut": Kind(
+            "warning",
+            "the last line has no end",
+            "see whether its last number is complete",
+            "{count} files end without a line break",
+        ),
     }
-)  # fmt: skip
+)
 
 
 class Place(NamedTuple):
-    """Where a finding holds: file, place in it from 0 (None for the whole file), and what is there."""
+    """Where a finding holds: file, frame in it from 0 (None for the whole file), and what is there."""
 
     source: str
-    index: int | None
+    frame: int | None
     note: str = ""
 
     def __str__(self) -> str:
-        where = self.source if self.index is None else f"{self.source}, frame {self.index}"
+        where = self.source if self.frame is None else f"{self.source}, frame {self.frame}"
         return f"{where}: {self.note}" if self.note else where
 
 

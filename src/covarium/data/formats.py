@@ -126,7 +126,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 room -= out.write(part)
                 if room < 0:
                     raise CovariumError(
-                        f"{path} grows to more than {GROWTH[1]} times its size; decompress it yourself if it is meant so"
+                        f"{path} grows to more than {GROWTH[1]} times its size; decompress it yourself if that is right"
                     )
         for neighbour in ("CONTCAR", "POSCAR"):  # an OUTCAR keeps its fixed atoms there
             if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
@@ -134,9 +134,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield place
 
 
-def _plain(
-    path: Path, source: str, keys: Mapping[str, str], limit: int | None, damaged: Damaged
-) -> Iterator[Record]:
+def _plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None, damaged: Damaged) -> Iterator[Record]:
     if path.suffix == ".npz":
         yield from _load_npz(path, source, keys, limit)
         return

@@ -15,7 +15,7 @@ from covarium.data.frame import Frame
 from covarium.systems import GraphSpec
 from covarium.systems.neighbours import image_offsets, neighbour_pairs
 
-CLOSEST, FRACTION = 0.4, 0.5  # Å; of the sum of covalent radii, as the guards of a simulation have it
+CLOSEST = 0.4  # Å
 LOPSIDED = 0.05  # of the sum below: surroundings that are not symmetric about an atom
 SIZE = 8  # numbers in a fingerprint
 # Fixed weights that tell elements apart: any numbers without simple ratios do.
@@ -26,7 +26,10 @@ BINDS = np.isin(np.arange(119), (6, 7, 8))  # C, N, O hold hydrogen at 0.95 to 1
 
 
 class Close(NamedTuple):
-    """The nearest pair in terms of its covalent radii: atoms, distance in Å, distance over the limit of an overlap."""
+    """The nearest pair in terms of its covalent radii: atoms, distance in Å, and over the sum of the radii.
+
+    Radii: B. Cordero et al., Dalton Trans. 2832 (2008), as in ASE. A pair below 0.4 Å has the ratio zero.
+    """
 
     first: int
     second: int
@@ -108,7 +111,7 @@ def _close(numbers: np.ndarray, source: np.ndarray, target: np.ndarray, distance
     if not len(distances):
         return None
     radii = covalent_radii[numbers]
-    ratios = distances / np.maximum(CLOSEST, FRACTION * (radii[source] + radii[target]))
+    ratios = np.where(distances < CLOSEST, 0.0, distances / (radii[source] + radii[target]))
     k = int(ratios.argmin())
     return Close(int(target[k]), int(source[k]), float(distances[k]), float(ratios[k]))
 

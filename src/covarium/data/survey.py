@@ -1,7 +1,7 @@
 """Files of labelled structures gone through frame by frame, with everything noted that may be wrong.
 
-Where ``read`` refuses a file at the first fault, a survey goes on, and keeps a few numbers of every frame instead of the
-frames. What the numbers mean together is decided in ``verdicts``.
+Where ``read`` refuses a file at the first fault, a survey goes on, and keeps a few numbers of every frame instead of
+the frames. What the numbers mean together is decided in ``verdicts``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from covarium.errors import CovariumError
 CHUNK = 500  # records looked at together
 FAMILIES, MEMBERS = 100, 40  # compositions, and frames of each, kept to compare energies with forces
 KEPT = 3  # frames of each kind kept to be shown
+OVERLAP, CLOSE = 0.3, 0.5  # of the sum of covalent radii; the shortest real bonds (H–H, N≡N, C≡O) keep more than 0.75
 HIGH_FORCE = 50.0  # eV/Å on one atom; molecular dynamics at 5000 K has about 20
 NET = 1e-3  # eV/Å per atom: labels with more are worse than what models reach
 FORCE_BINS = np.logspace(-6, 4, 201)  # eV/Å
@@ -157,7 +158,7 @@ class Survey:
         found = list(self.texts)
         for kind, places in self.notes.items():
             if places:
-                found.append(finding(kind, TEXTS[kind](len(places), self), places))
+                found.append(finding(kind, KINDS[kind].text.format(count=len(places), cutoff=self.cutoff), places))
         return [*found, *self._missing_labels()]
 
     def _units(self, chunk: Sequence[Record]) -> Units:
@@ -180,7 +181,8 @@ class Survey:
                 labels = self._labels(record, chosen, units)
                 yield to_frame(record, labels, chosen, None, units)
             except CovariumError as error:
-                self.notes["invalid"].append(Place(record.source, record.index, str(error).replace(f"{record.where}: ", "")))
+                text = str(error).replace(f"{record.where}: ", "")
+                self.notes["invalid"].append(Place(record.source, record.index, text))
 
     def _key(self, chunk: Sequence[Record], label: str) -> str | None:
         try:
@@ -230,9 +232,10 @@ class Survey:
     def _note(self, frame: Frame, m: Measures) -> None:
         """What is wrong with the frame by itself."""
         n, close = len(frame.numbers), m.close
-        if close is not None and close.ratio < 1.0:
+        if close is not None and close.ratio < CLOSE:
             names = [f"{atom} ({chemical_symbols[frame.numbers[atom]]})" for atom in (close.first, close.second)]
-            self._mark("overlap", frame, f"atoms {names[0]} and {names[1]} are {close.distance:.3f} Å apart")
+            kind = "overlap" if close.ratio < OVERLAP else "close"
+            self._mark(kind, frame, f"atoms {names[0]} and {names[1]} are {close.distance:.3f} Å apart")
         if m.parts > 1:
             alone = int(np.isinf(m.nearest).sum())
             self._mark("fragments", frame, f"{m.parts} parts" + (f", {alone} atoms alone" if alone else ""))
@@ -349,18 +352,3 @@ def _unfinished(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1) != b"\n"
-
-
-TEXTS: Mapping[str, Callable[[int, Survey], str]] = {
-    "unreadable": lambda count, survey: f"{count} times something could not be read",
-    "invalid": lambda count, survey: f"{count} frames are left out",
-    "zero_forces": lambda count, survey: (
-        f"{count} frames have atoms whose force is exactly zero, not marked as frozen, in surroundings that are not symmetric"
-    ),
-    "overlap": lambda count, survey: f"{count} frames have atoms closer than 0.4 Å or half a bond length",
-    "fragments": lambda count, survey: f"{count} frames have parts more than {survey.cutoff:g} Å apart",
-    "high_force": lambda count, survey: f"{count} frames have a force above {HIGH_FORCE:g} eV/Å",
-    "net_force": lambda count, survey: f"{count} frames have a net force above {1e3 * NET:g} meV/Å per atom",
-    "net_torque": lambda count, survey: f"{count} molecules have a torque above {1e3 * NET:g} meV/Å on their lever arms",
-    "cut": lambda count, survey: f"{count} files end without a line break",
-}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from covarium.data.findings import Finding, Place, finding
+from covarium.data.frame import Frame
+from covarium.data.measures import key
 from covarium.data.statistics import indistinguishable
 from covarium.data.survey import Survey
 from covarium.units import BOHR, ENERGY
@@ -79,6 +81,7 @@ def verdicts(survey: Survey, found: References, training: Survey | None = None) 
     parts: list[Iterable[Finding]] = [
         survey.findings(),
         _outliers(survey, found),
+        _stretched(survey),
         _copies(survey),
         _stress(survey),
         _elements(survey, found, judged=training is None),
@@ -103,6 +106,14 @@ def unknown_elements(survey: Survey, elements: set[int]) -> Iterator[Finding]:
     yield finding("species", text, survey.places(rows, lambda row: names[composition[row]]))
 
 
+def repeated(others: Sequence[Frame], frames: Iterable[Frame]) -> Iterator[Finding]:
+    """Which of ``others`` stand in ``frames`` too, number by number; quick enough for any number of frames."""
+    known = {key(frame): frame.where for frame in frames} if others else {}
+    places = [Place(f.source, f.index, f"is {known[key(f)]}") for f in others if key(f) in known and not f.isolated]
+    if places:
+        yield finding("leak", f"{len(places)} of {len(others)} frames are among the training frames", places)
+
+
 def leaks(survey: Survey, training: Survey) -> Iterator[Finding]:
     """Frames that the training set has too."""
     own, other = len(survey.columns), len(training.columns)
@@ -117,11 +128,8 @@ def leaks(survey: Survey, training: Survey) -> Iterator[Finding]:
         return
     rows = sorted(twins)
     exact = sum(survey.columns.key[row] == training.columns.key[twins[row]] for row in rows)
-    where = {row: place for row, place in zip(rows, training.places(twins[row] for row in rows), strict=True)}
-    text = (
-        f"{len(rows)} of {own} frames are among the {other} of the training set, {exact} of them number by number, the "
-        "others turned, reflected or reordered"
-    )
+    where = dict(zip(rows, training.places(twins[row] for row in rows), strict=True))
+    text = f"{len(rows)} of {own} frames are among the {other} of the training set, {_how(exact, len(rows))}"
     yield finding("leak", text, survey.places(rows, lambda row: f"is {where[row]}"))
 
 
@@ -132,31 +140,37 @@ def _compositions(survey: Survey, elements: list[int]) -> np.ndarray:
 
 
 def _outliers(survey: Survey, found: References) -> Iterator[Finding]:
-    """Energies far from what the composition makes expect, and lengths unlike the others'."""
-    columns = survey.columns
-    energy, atoms, remaining = columns["energy"], columns["atoms"], found.remaining
+    """Energies far from what the composition makes expect."""
+    energy, atoms, remaining = survey.columns["energy"], survey.columns["atoms"], found.remaining
     bonded = np.isfinite(remaining) & (atoms > 1)
-    if bonded.any():
-        middle = float(np.median(remaining[bonded]))
-        limit = max(FAR * found.spread, LEAST)
-        far = np.flatnonzero(bonded & (np.abs(remaining - middle) > limit))
-        units = {row: _unit(energy[row], atoms[row], remaining[row] - middle, limit) for row in far.tolist()}
-        converted = [row for row, unit in units.items() if unit]
-        if converted:
-            text = f"{len(converted)} energies fit the others when they are taken in another unit"
-            yield finding("unit_outlier", text, survey.places(converted, lambda r: f"{energy[r]:.6g} looks like {units[r]}"))
-        rest = [row for row, unit in units.items() if not unit]
-        if rest:
-            text = f"{len(rest)} energies are more than {limit:.2g} eV per atom away from the others"
-            yield finding("energy_outlier", text, survey.places(rest, lambda r: f"{remaining[r] - middle:+.3g} eV per atom"))
-    hydrogen = columns["hydrogen"]
+    if not bonded.any():
+        return
+    deviation = remaining - float(np.median(remaining[bonded]))
+    limit = max(FAR * found.spread, LEAST)
+    far = np.flatnonzero(bonded & (np.abs(deviation) > limit)).tolist()
+    units = {row: _unit(energy[row], atoms[row], deviation[row], limit) for row in far}
+    converted = [row for row in far if units[row]]
+    if converted:
+        text = f"{len(converted)} energies fit the others when they are taken in another unit"
+        places = survey.places(converted, lambda row: f"{energy[row]:.6g} looks like {units[row]}")
+        yield finding("unit_outlier", text, places)
+    rest = [row for row in far if not units[row]]
+    if rest:
+        text = f"{len(rest)} energies are more than {limit:.2g} eV per atom away from the others"
+        yield finding("energy_outlier", text, survey.places(rest, lambda row: f"{deviation[row]:+.3g} eV per atom"))
+
+
+def _stretched(survey: Survey) -> Iterator[Finding]:
+    """Single frames in Bohr among others in Å, told by hydrogen."""
+    hydrogen = survey.columns["hydrogen"]
     known = np.isfinite(hydrogen)
-    if known.sum() >= 10 and np.mean(hydrogen[known] < STRETCHED[0]) > 0.9:
-        middle = float(np.median(hydrogen[known]))
-        long = np.flatnonzero(known & (hydrogen > STRETCHED[1]) & (np.abs(hydrogen * BOHR - middle) < 0.15))
-        if len(long):
-            text = f"{len(long)} frames have positions that fit the others when they are taken in Bohr"
-            yield finding("unit_outlier", text, survey.places(long, lambda r: f"hydrogen at {hydrogen[r]:.3g} Å"))
+    if known.sum() < 10 or np.mean(hydrogen[known] < STRETCHED[0]) < 0.9:
+        return
+    middle = float(np.median(hydrogen[known]))
+    rows = np.flatnonzero(known & (hydrogen > STRETCHED[1]) & (np.abs(hydrogen * BOHR - middle) < 0.15))
+    if len(rows):
+        text = f"{len(rows)} frames have positions that fit the others when they are taken in Bohr"
+        yield finding("unit_outlier", text, survey.places(rows, lambda row: f"hydrogen at {hydrogen[row]:.3g} Å"))
 
 
 def _unit(energy: float, atoms: float, deviation: float, limit: float) -> str:
@@ -182,13 +196,21 @@ def _copies(survey: Survey) -> Iterator[Finding]:
     same = sorted(row for row in first if row not in contradictions)
     if same:
         exact = sum(columns.key[row] == columns.key[first[row]] for row in same)
-        text = f"{len(same)} frames repeat others, {exact} of them number by number, the rest turned, reflected or reordered"
+        text = f"{len(same)} frames repeat others, {_how(exact, len(same))}"
         yield finding("duplicates", text, _twins(survey, same, first))
     if contradictions:
         rows = sorted(contradictions)
         gap = max(abs(energy[row] - energy[contradictions[row]]) for row in rows)
         text = f"{len(rows)} frames have the structure of another one and another energy, by up to {gap:.3g} eV"
         yield finding("conflict", text, _twins(survey, rows, contradictions))
+
+
+def _how(exact: int, count: int) -> str:
+    """How equal structures are equal."""
+    if exact == count:
+        return "number by number"
+    other = "turned, moved, reflected, reordered or written with other digits"
+    return f"{exact} number by number, {count - exact} {other}" if exact else other
 
 
 def _twins(survey: Survey, rows: list[int], first: dict[int, int]) -> list[Place]:
@@ -253,8 +275,7 @@ def _elements(survey: Survey, found: References, *, judged: bool) -> Iterator[Fi
         yield finding("references", text, survey.places([0]))
     rare = [z for z, frames in survey.elements.items() if frames < RARE and len(survey.columns) > 10 * RARE]
     if rare and judged:
-        names = [np.frombuffer(name, dtype=np.int64) for name in survey.compositions]
-        held = [bool(np.isin(numbers, rare).any()) for numbers in names]
+        held = [bool(np.isin(np.frombuffer(name, dtype=np.int64), rare).any()) for name in survey.compositions]
         composition = survey.columns["composition"].astype(np.int64)
         rows = [row for row in range(len(composition)) if held[composition[row]]]
         symbols = ", ".join(f"{chemical_symbols[z]} in {survey.elements[z]}" for z in sorted(rare))

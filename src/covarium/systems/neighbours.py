@@ -73,7 +73,7 @@ def _refuse_crowd(count: int, box: np.ndarray, pbc: np.ndarray, radius: float) -
         crowd = count * float(np.prod(2.0 * radius / heights[pbc]))
     if not crowd < CROWD:
         raise CovariumError(
-            f"{count} atoms in a cell with {', '.join(f'{h:.3g} Å' for h in heights[pbc])} between its faces would have "
+            f"{count} atoms in a cell of {', '.join(f'{h:.3g} Å' for h in heights[pbc])} between its faces would have "
             f"{crowd:.1g} neighbours each within {radius:g} Å; give the lattice vectors in Å"
         )
 
