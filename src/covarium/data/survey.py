@@ -104,6 +104,7 @@ class Survey:
         self.notes: dict[str, list[Place]] = {kind: [] for kind in KINDS}
         self.texts: list[Finding] = []
         self._missing: dict[str, list[Place]] = {label: [] for label in LABEL_UNITS}
+        self._given: Counter[str] = Counter()  # without the forces of single atoms, which are known to be zero
         self._hints: dict[str, set[str]] = {label: set() for label in LABEL_UNITS}
 
     def read(self, path: Path, progress: Callable[[int], object] | None = None) -> None:
@@ -205,6 +206,7 @@ class Survey:
             name = "virial" if label == "stress" and chosen["stress"] is None else label
             key = chosen[name]
             value = None if key is None else labelling.extract(record, name, key, units)
+            self._given[label] += value is not None
             if value is None and label == "forces" and len(record.numbers) == 1:
                 value = np.zeros((1, 3))
             if value is not None:
@@ -219,7 +221,7 @@ class Survey:
         for label, places in self._missing.items():
             if not places:
                 continue
-            have, hints = self.labels[label], self._hints[label]
+            have, hints = self._given[label], self._hints[label]
             shape = f"; of its shape there are {', '.join(sorted(hints))}" if hints else ""
             text = f"{len(places)} frames have no {label} under a usual name{shape}"
             if have:
@@ -239,14 +241,14 @@ class Survey:
         if m.parts > 1:
             alone = int(np.isinf(m.nearest).sum())
             self._mark("fragments", frame, f"{m.parts} parts" + (f", {alone} atoms alone" if alone else ""))
-        if len(m.zeroed):
-            shown = ", ".join(map(str, m.zeroed[:5])) + (", …" if len(m.zeroed) > 5 else "")
-            self._mark("zero_forces", frame, f"{len(m.zeroed)} of {n} atoms ({shown})")
         if m.force > HIGH_FORCE:
             self._mark("high_force", frame, f"{m.force:.4g} eV/Å")
-        if m.net > NET:
+        if len(m.zeroed):  # no wonder then that forces do not sum to zero
+            shown = ", ".join(map(str, m.zeroed[:5])) + (", …" if len(m.zeroed) > 5 else "")
+            self._mark("zero_forces", frame, f"{len(m.zeroed)} of {n} atoms ({shown})")
+        elif m.net > NET:
             self._mark("net_force", frame, f"{1e3 * m.net:.3g} meV/Å per atom")
-        if m.torque > NET:
+        if m.torque > NET and not len(m.zeroed):
             self._mark("net_torque", frame, f"{1e3 * m.torque:.3g} meV/Å on the lever arms")
 
     def _mark(self, kind: str, frame: Frame, note: str) -> None:
