@@ -45,6 +45,7 @@ class DataSection(Section):
         valid_part: how much of ``train`` is held out for validation, a count or a fraction.
         test_part: the same for the error table at the end.
         split_by: what stays together, see ``covarium.data.split``.
+        accept: kinds of findings in the data that are not to stop training, see ``covarium check data``.
     """
 
     train: list[AbsolutePath] = Field(default_factory=list)
@@ -56,6 +57,7 @@ class DataSection(Section):
     valid_part: int | float | None = Field(default=None, gt=0)
     test_part: int | float = Field(default=0, ge=0)
     split_by: Literal["auto", "group", "composition", "frame"] = "auto"
+    accept: list[str] = Field(default_factory=list)
 
 
 class TermSection(Section):

@@ -1,4 +1,4 @@
-"""``covarium check model``: is a potential what it claims to be?"""
+"""``covarium check``: is a potential what it claims to be, are labelled structures sound?"""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from covarium.cli.check_data import data
 from covarium.cli.options import Device, Model, Threads
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(data)
 
 
 @app.callback()

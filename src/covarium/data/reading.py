@@ -79,7 +79,7 @@ def read(
     group = labelling.group_key(records, keys.get("group"))
     values = _labels(records, chosen, need, file_units, notes, left_out)
     _charge_everywhere(records, chosen)
-    frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
+    frames = [to_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
     used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
@@ -273,9 +273,14 @@ def _fill_single_atoms(
     return filled
 
 
-def _frame(
+def to_frame(
     record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
 ) -> Frame:
+    """A record in eV and Å, with its labels and with charge, spin and frozen atoms under the chosen keys.
+
+    Raises:
+        CovariumError: it is no valid structure, or its charge and spin are impossible.
+    """
     charge, spin = chosen_charge_and_spin(
         record.values, chosen, record.numbers, molecule=not record.pbc.any(), where=record.where
     )

@@ -15,6 +15,7 @@ from covarium.systems.atom_graph import AtomGraph, GraphSpec
 
 TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
 CELLS = 5e4  # half of what vesin allows itself
+CROWD = 1e5  # neighbours of one atom; diamond has 1300 within 12 Å
 
 
 def neighbour_pairs(
@@ -42,6 +43,7 @@ def neighbour_pairs(
     positions = np.asarray(positions, dtype=np.float64)
     # wider than the cutoff by more than rounding: what lies within it is decided below, alike for every caller
     radius = spec.cutoff * (1.0 + 1e-9)
+    _refuse_crowd(len(positions), box, pbc, radius)
     if _too_thin(positions, box, pbc, radius):
         i, j, shifts, distances = primitive_neighbor_list("ijSd", pbc, box, positions, radius)
     else:
@@ -59,6 +61,24 @@ def neighbour_pairs(
         keep = _nearest(target, distances, len(positions), spec)
         target, source, shifts = target[keep], source[keep], shifts[keep]
     return np.stack([source, target]), shifts
+
+
+def _refuse_crowd(count: int, box: np.ndarray, pbc: np.ndarray, radius: float) -> None:
+    """Before memory is asked for: a cell in a wrong unit can put millions of atoms around each one.
+
+    Raises:
+        CovariumError: there would be more neighbours than any matter has.
+    """
+    if not pbc.any():
+        return
+    with np.errstate(over="ignore", divide="ignore"):
+        heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
+        crowd = count * float(np.prod(2.0 * radius / heights[pbc]))
+    if not crowd < CROWD:
+        raise CovariumError(
+            f"{count} atoms in a cell of {', '.join(f'{h:.3g} Å' for h in heights[pbc])} between its faces would have "
+            f"{crowd:.1g} neighbours each within {radius:g} Å; give the lattice vectors in Å"
+        )
 
 
 def image_offsets(shifts: np.ndarray, cell: np.ndarray) -> np.ndarray:

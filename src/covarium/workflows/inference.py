@@ -17,6 +17,7 @@ from covarium.systems import AtomModel
 from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
+from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
@@ -92,6 +93,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
+    doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
     train = FrameDataset(parts.train, first_guess.spec, dtype)
     found = statistics(train, config.task.references)
     model_config = build(config_class, _measured(config_class, found, config.task) | asked, "model")
@@ -115,7 +117,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
-        notes=[*parts.reading.left_out, *found.references.notes],
+        notes=[*parts.reading.left_out, *doubts, *found.references.notes],
         task=task,
         train=train,
         valid=FrameDataset(parts.valid, first_guess.spec, dtype),
