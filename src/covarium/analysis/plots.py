@@ -239,7 +239,7 @@ def dynamics(rows: Mapping[str, np.ndarray]) -> Figure:
     panels = [(("potential_ev", "total_ev"), "energy − first (eV)"), (("temperature_k",), "temperature (K)")]
     if np.ptp(rows.get("volume_a3", np.zeros(1))) > 0:
         panels.append((("volume_a3",), "volume (Å³)"))
-    picture, axes = figure("dynamics", 6.4, 1.9 * len(panels) + 0.6, len(panels), 1, sharex=True)
+    figure, axes = new_figure("dynamics", 6.4, 1.9 * len(panels) + 0.6, len(panels), 1, sharex=True)
     time = rows["time_fs"] / 1e3
     for ax, (names, label) in zip(axes, panels, strict=True):
         for name, colour in zip(names, (BLUE, ORANGE), strict=False):
@@ -250,7 +250,7 @@ def dynamics(rows: Mapping[str, np.ndarray]) -> Figure:
         if len(names) > 1:
             ax.legend(ncols=2)
     axes[-1].set_xlabel("time (ps)")
-    return picture
+    return figure
 
 
 @mpl.rc_context(STYLE)
