@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from covarium.config import build
 from covarium.errors import CovariumError
 from covarium.models import Equiformer, EquiformerConfig
 from covarium.models.equiformer import Config
 from covarium.pretrained.equiformer import NAMED, config_from_official, config_of_named, parameters_from_official
+from covarium.workflows.configuring import configure
 
 LISTED: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parent / "equiformer" / "official_params.json.gz").read_bytes())
@@ -46,6 +48,22 @@ def test_published_parameters(name: str) -> None:
 def test_all_named_models_are_listed() -> None:
     assert set(NAMED) == {n for n in LISTED if "model_name" in LISTED[n]["constructor"]}
     assert config_of_named("graph_attention_transformer_nonlinear_exp_l2_md17") == EquiformerConfig.published()
+
+
+RECIPES = {
+    "md17-l2": "graph_attention_transformer_nonlinear_exp_l2_md17",
+    "md17-l3": "graph_attention_transformer_nonlinear_exp_l3_md17",
+    "md17-l2-dot-product": "dot_product_attention_transformer_exp_l2_md17",
+    "qm9-u0": "graph_attention_transformer_nonlinear_bessel_l2_drop00",
+    "oc20-is2re": "oc20_graph_attention_transformer__l1_256_nonlinear_g2_local",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_published_models(recipe: str) -> None:
+    model = dict(configure(recipe=f"equiformer-{recipe}").model)
+    assert model.pop("name") == "equiformer"
+    assert build(EquiformerConfig, model) == config_of(RECIPES[recipe])
 
 
 def test_data_sets_and_kinds_of_attention() -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+RECIPES = (  # not looked up: --help imports nothing
+    "molecules, oc20-31m, oc20-83m, oc20-153m, equiformer-md17-l2, equiformer-md17-l3, equiformer-md17-l2-linear, "
+    "equiformer-md17-l2-dot-product, equiformer-qm9-u0, equiformer-oc20-is2re"
+)
 
 Labelled = Annotated[
     list[Path] | None,
