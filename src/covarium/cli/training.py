@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = (
-    "molecules, oc20-31m, oc20-83m, oc20-153m, oc20-2m-v3, mptrj-v3, omat24-v3"  # not looked up: --help imports nothing
-)
+# names only: --help imports nothing heavy
+RECIPES = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "workflows" / "recipes").glob("*.yaml")))
 
 Labelled = Annotated[
     list[Path] | None,

@@ -26,7 +26,8 @@ LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
-SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels")  # shown of a model that has them
+# shown of a model that has them
+SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels", "irreps_node")
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,13 @@ class FlatLinear(nn.Module):
         return {irrep: part.view(shape) for irrep, part, shape in zip(irreps, parts, shapes, strict=True)}
 
     def forward(self, x: Sequence[Float[Tensor, "N _ _"]], attributes: Float[Tensor, "N A"] | None = None) -> Features:
-        """The images of the entries that ``x`` holds: a shorter list than ``irreps_in`` gives those outputs only."""
+        """Entries of irreps_out; if ``x`` is shorter than ``irreps_in``, only those that its entries give."""
         matrices = self.matrices()
         source = {n: k for k, n, _ in self.pairs}
         held = {irrep for _, irrep in self.irreps_in.entries[: len(x)]}
         outputs = []
         for n, (mul, irrep) in enumerate(self.irreps_out):
-            if n not in source:
+            if n not in source and len(x) == len(self.irreps_in):
                 outputs.append(x[0].new_zeros(x[0].shape[0], 2 * irrep.l + 1, mul))
             elif irrep in held:
                 part = x[source[n]]
