@@ -14,13 +14,18 @@ from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split,
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
-from covarium.tasks import EnergySemantics, Potential, Term
+from covarium.tasks import EnergySemantics, Potential, Property, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
-TERMS = {"energy": TermSection(), "forces": TermSection(loss="l2"), "stress": TermSection(weight=10.0)}
+TERMS = {
+    "energy": TermSection(),
+    "forces": TermSection(loss="l2"),
+    "stress": TermSection(weight=10.0),
+    "property": TermSection(),
+}
 LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
@@ -54,7 +59,7 @@ class Plan:
     config: RunConfig
     findings: list[Finding]
     notes: list[str]
-    task: Potential
+    task: Potential | Property
     train: FrameDataset
     valid: FrameDataset
     test: list[Frame]
@@ -94,11 +99,11 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     parts = divide(config)
     train = FrameDataset(parts.train, first_guess.spec, dtype)
     found = statistics(train, config.task.references)
-    model_config = build(config_class, _measured(config_class, found) | asked, "model")
+    model_config = build(config_class, measured(config_class, found) | asked, "model")
     task_config = _task(config.task, parts.reading, found)
-    task = _assemble(_initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
-    settings = _settings(config, len(train), found)
-    _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
+    task = _assemble(initial_model(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
+    settings = training_settings(config, len(train), found)
+    refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
@@ -158,7 +163,7 @@ def divide(config: RunConfig) -> Parts:
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
-def _measured(config_class: type, found: Statistics) -> dict[str, Any]:
+def measured(config_class: type, found: Statistics) -> dict[str, Any]:
     """Fields of the model's Config that the data decide, where it has them."""
     names = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
@@ -179,7 +184,7 @@ def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSectio
     return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
 
 
-def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
+def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
@@ -204,7 +209,7 @@ def _assemble(model: AtomModel, section: TaskSection, dtype: torch.dtype) -> Pot
     ).to(dtype)
 
 
-def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
+def training_settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
     """The training settings without gaps."""
     given = {"seed": config.seed, **config.training}
     if all(given.get(length) is None for length in LENGTHS):
@@ -215,7 +220,7 @@ def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
     return build(Settings, given, "training")
 
 
-def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
+def refuse_unread(task: Potential | Property, frames: Sequence[Frame]) -> None:
     """Held-out elements that training lacks, and charges and spins that the model would ignore.
 
     Raises:
@@ -261,17 +266,17 @@ def _findings(
         ("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
         ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
         ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
-        *_degree(asked, config, found, told),
+        *degree_rows(asked, config, found, told),
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
-        ("length", _length(training), origin[any(name in asked.training for name in LENGTHS)]),
+        ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
     ]
     return [Finding(*row) for row in rows]
 
 
-def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -> list[tuple[str, str, str]]:
+def degree_rows(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -> list[tuple[str, str, str]]:
     """What the model divides sums over neighbours by, if it does, and what the data say."""
     if "avg_degree" not in config.model:
         return [("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured")]
@@ -279,7 +284,7 @@ def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -
     return [("average degree", f"{config.model['avg_degree']:.2f} neighbours per atom", origin)]
 
 
-def _length(training: dict[str, Any]) -> str:
+def length_in_words(training: dict[str, Any]) -> str:
     """How long the run is, in words."""
     lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
     if training["time_s"] is not None:
