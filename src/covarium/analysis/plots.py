@@ -113,6 +113,16 @@ def parity(evaluation: Evaluation) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: str) -> Figure:
+    """Predicted against labelled values of a property, or components of it."""
+    figure, (ax,) = new_figure(f"property {name}", 4.1, 4.0, 1, 1)
+    _parity(ax, labels.ravel(), predicted.ravel(), unit)
+    of = f" ({unit})" if unit else ""
+    ax.set(title=name, xlabel=f"label{of}", ylabel=f"prediction{of}")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def parity_per_element(evaluation: Evaluation) -> Figure:
     """Predicted against labelled force components, a panel for each element."""
     predicted, labels, numbers = evaluation.forces()
@@ -173,6 +183,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
         ("Energy, validation", "meV/atom", 1e3, lambda n: "energy" in n and "per_atom" in n and "mae" in n),
         ("Forces, validation", "meV/Å", 1e3, lambda n: "forces" in n and "mae" in n),
         ("Stress, validation", "meV/Å³", 1e3, lambda n: "stress" in n and "mae" in n),
+        ("Property, validation", "unit of the labels", 1.0, lambda n: "property" in n and "mae" in n),
     )
     panels = [(title, unit, f, [n for n in log if rule(n) and _seen(log[n])]) for title, unit, f, rule in wanted]
     panels = [panel for panel in panels if panel[3]]

@@ -27,7 +27,10 @@ Labelled = Annotated[
 
 def train(
     files: Labelled = None,
-    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2.")] = None,
+    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2 or torchmd_et.")] = None,
+    property: Annotated[
+        str | None, Option(metavar="KEY", help="Learn this key of the files, a scalar or a vector, not a potential.")
+    ] = None,
     recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
@@ -50,13 +53,13 @@ def train(
     threads: Threads = None,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
-    """Train a potential on labelled structures.
+    """Train a potential on labelled structures, or a property (--property).
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
     from covarium.workflows.configuring import configure
-    from covarium.workflows.inference import infer
+    from covarium.workflows.property_inference import plan
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
@@ -64,18 +67,21 @@ def train(
         {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
     )  # fmt: skip
     if resume is not None:
-        if any((files, model, recipe, config, task, valid, test, out, dtype, seed is not None)):
+        if any((files, model, property, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(
                 "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
             )
         resolved = resumed_config(resume, given, settings or [])
         folder = resume
     else:
+        if property is not None:
+            given["task"] = {"property": {"name": property}}
+            recipe = recipe or ("properties" if config is None else None)
         resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
-    _run(infer(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
+    _run(plan(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(

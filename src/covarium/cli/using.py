@@ -13,6 +13,7 @@ from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, S
 
 if TYPE_CHECKING:
     from covarium.workflows.loaded import LoadedPotential
+    from covarium.workflows.loaded_property import LoadedProperty
 
 
 class Ensemble(StrEnum):
@@ -47,14 +48,14 @@ def evaluate(
     from covarium.cli.console import counting, say, table
     from covarium.workflows.evaluation import evaluate_files, write_json, write_report
 
-    loaded = loaded_potential(model, device, dtype, threads)
+    loaded = loaded_model(model, device, dtype, threads)
     with counting("evaluating") as progress:
         reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
     for note in [*reading.notes, *reading.left_out]:
         say(note)
     for shown in evaluation.tables():
         table(shown.title, shown.header, shown.rows)
-    about = {"model": str(loaded.path), "files": [str(file) for file in files], "energies": _semantics(loaded)}
+    about = {"model": str(loaded.path), "files": [str(file) for file in files], **_semantics(loaded)}
     targets = [json] if json else []
     if out is not None:
         write_report(loaded, reading, evaluation, out / "report.html")
@@ -68,7 +69,7 @@ def evaluate(
 def predict(
     model: Model,
     files: Files,
-    out: Annotated[Path, Option(help="extxyz file for the structures with energy, forces and stress.")] = Path(
+    out: Annotated[Path, Option(help="extxyz file for the structures with what was predicted.")] = Path(
         "predicted.extxyz"
     ),
     settings: Settings = None,
@@ -76,15 +77,16 @@ def predict(
     dtype: Precision = None,
     threads: Threads = None,
 ) -> None:
-    """Energy, forces and stress of structures."""
+    """Energy, forces and stress of structures, or the property that the model was trained on."""
     from covarium.cli.console import counting, say
     from covarium.workflows.evaluation import predict_file
 
-    loaded = loaded_potential(model, device, dtype, threads)
+    loaded = loaded_model(model, device, dtype, threads)
     with counting("predicting") as progress:
         count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
-    say(f"energies: {_semantics(loaded)}")
-    say(f"{count} structures with energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³): {out}")
+    for what, meaning in _semantics(loaded).items():
+        say(f"{what}: {meaning}")
+    say(f"{count} structures with {_predicted(loaded)}: {out}")
 
 
 def md(
@@ -209,9 +211,12 @@ def relax(
 def info(model: Model) -> None:
     """What a model is, what it was trained on, and how good it was."""
     from covarium.cli.console import findings
-    from covarium.workflows.loaded import describe, load
+    from covarium.workflows.loaded import LoadedPotential, describe
+    from covarium.workflows.loaded_property import describe_property, load_model
 
-    for title, rows in describe(load(model, device="cpu")).items():
+    loaded = load_model(model, device="cpu")
+    chapters = describe(loaded) if isinstance(loaded, LoadedPotential) else describe_property(loaded)
+    for title, rows in chapters.items():
         findings(title, rows)
 
 
@@ -224,9 +229,34 @@ def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threa
     return load(model, device=device, dtype=None if dtype is None else dtype.value)
 
 
-def _semantics(loaded: LoadedPotential) -> str:
-    meaning = loaded.potential.semantics
-    return f"{meaning.kind}, {meaning.functional or 'level of theory not stated'}"
+def loaded_model(
+    model: Path, device: str | None, dtype: Dtype | None, threads: int | None
+) -> LoadedPotential | LoadedProperty:
+    """The same, of a potential or a property."""
+    from covarium.workflows.device import use_threads
+    from covarium.workflows.loaded_property import load_model
+
+    use_threads(threads)
+    return load_model(model, device=device, dtype=None if dtype is None else dtype.value)
+
+
+def _semantics(loaded: LoadedPotential | LoadedProperty) -> dict[str, str]:
+    """What the numbers mean."""
+    from covarium.workflows.loaded import LoadedPotential
+
+    if isinstance(loaded, LoadedPotential):
+        energies = loaded.potential.semantics
+        return {"energies": f"{energies.kind}, {energies.functional or 'level of theory not stated'}"}
+    meaning = loaded.task.semantics
+    return {"property": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
+
+
+def _predicted(loaded: LoadedPotential | LoadedProperty) -> str:
+    from covarium.workflows.loaded import LoadedPotential
+
+    if isinstance(loaded, LoadedPotential):
+        return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
+    return f"'{loaded.task.semantics.name}'"
 
 
 def _show_files(files: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from ase.geometry import minkowski_reduce
 
 from covarium.errors import CovariumError
 
-LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
+LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "property": ""}
 FAR = 10.0  # Å between an atom and its periodic images, beyond which it counts as isolated
 
 
@@ -23,8 +23,8 @@ class Frame:
         positions: [n, 3] Å.
         cell: [3, 3] lattice vectors as rows, Å; zeros if there is none.
         pbc: [3] bool.
-        labels: any of ``energy`` (0-d, eV, of the whole structure), ``forces`` ([n, 3] eV/Å) and ``stress``
-            ([3, 3] eV/Å³, positive under tension, as ASE has it).
+        labels: any of ``energy`` (0-d, eV, of the whole structure), ``forces`` ([n, 3] eV/Å), ``stress``
+            ([3, 3] eV/Å³, positive under tension, as ASE has it) and ``property`` (0-d or [3], in the file's unit).
         fixed: [n] bool, frozen atoms; left out of force losses and force errors.
         charge: total charge in e.
         spin: number of unpaired electrons.
@@ -68,7 +68,9 @@ class Frame:
         self._check("pbc", self.pbc, (3,), "")
         self._check("fixed", self.fixed, (n,), "")
         self._check("tags", self.tags, (n,), "")
-        shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3)}
+        shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3), "property": ()}
+        if "property" in self.labels and self.labels["property"].ndim:
+            shapes["property"] = (3,)
         for label, value in self.labels.items():
             if label not in shapes:
                 raise CovariumError(f"{self.where}: label '{label}' is unknown; allowed: {', '.join(shapes)}")

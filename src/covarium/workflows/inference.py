@@ -14,14 +14,19 @@ from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split,
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
-from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Term
+from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Property, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
-TERMS = {"energy": TermSection(), "forces": TermSection(loss="l2"), "stress": TermSection(weight=10.0)}
+TERMS = {
+    "energy": TermSection(),
+    "forces": TermSection(loss="l2"),
+    "stress": TermSection(weight=10.0),
+    "property": TermSection(),
+}
 LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
@@ -56,7 +61,7 @@ class Plan:
     config: RunConfig
     findings: list[Finding]
     notes: list[str]
-    task: Potential
+    task: Potential | Property
     train: FrameDataset
     valid: FrameDataset
     test: list[Frame]
@@ -97,12 +102,12 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
     train = FrameDataset(parts.train, first_guess.spec, dtype)
     found = statistics(train, config.task.references)
-    model_config = build(config_class, _measured(config_class, found, config.task) | asked, "model")
-    model = _initial(model_class, model_config, config.seed, dtype)
+    model_config = build(config_class, measured(config_class, found, config.task.kind) | asked, "model")
+    model = initial_model(model_class, model_config, config.seed, dtype)
     task_config = _task(config.task, parts.reading, found, model)
     task = _assemble(model, task_config, dtype).to(device)
-    settings = _settings(config, len(train), found)
-    _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
+    settings = training_settings(config, len(train), found)
+    refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
@@ -162,11 +167,11 @@ def divide(config: RunConfig) -> Parts:
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
-def _measured(config_class: type, found: Statistics, task: TaskSection) -> dict[str, Any]:
-    """Fields of the model's Config that data and task decide, where it has them."""
+def measured(config_class: type, found: Statistics, kind: str = "potential") -> dict[str, Any]:
+    """Fields of the model's Config that data and the kind of task decide, where it has them."""
     names = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
-    if task.kind == "denoise":
+    if kind == "denoise":
         values["denoising"] = True
     return {name: value for name, value in values.items() if name in names}
 
@@ -190,7 +195,7 @@ def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomMo
     )  # fmt: skip
 
 
-def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
+def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
@@ -219,7 +224,7 @@ def _assemble(model: AtomModel, section: TaskSection, dtype: torch.dtype) -> Pot
     return Denoise(model, denoising=DenoisingSettings(**section.denoising.model_dump()), **arguments).to(dtype)
 
 
-def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
+def training_settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
     """The training settings without gaps."""
     given = {"seed": config.seed, **config.training}
     if all(given.get(length) is None for length in LENGTHS):
@@ -230,7 +235,7 @@ def _settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
     return build(Settings, given, "training")
 
 
-def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
+def refuse_unread(task: Potential | Property, frames: Sequence[Frame]) -> None:
     """Held-out elements that training lacks, and charges and spins that the model would ignore.
 
     Raises:
@@ -276,18 +281,18 @@ def _findings(
         ("scale", f"{section.scale:.4g} {'eV/Å' if found.force_rms else 'eV'}", scale_from),
         ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
         ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
-        *_degree(asked, config, found, told),
+        *degree_rows(asked, config, found, told),
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
         *_denoising(section),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
-        ("length", _length(training), origin[any(name in asked.training for name in LENGTHS)]),
+        ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
     ]
     return [Finding(*row) for row in rows]
 
 
-def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -> list[tuple[str, str, str]]:
+def degree_rows(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -> list[tuple[str, str, str]]:
     """What the model divides sums over neighbours by, if it does, and what the data say."""
     if "avg_degree" not in config.model:
         return [("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured")]
@@ -303,7 +308,7 @@ def _denoising(section: TaskSection) -> list[tuple[str, str, str]]:
     return [("denoising", f"{shares}, by {d.std:g} Å", f"{d.weight:g} × noise l2 in the loss")]
 
 
-def _length(training: dict[str, Any]) -> str:
+def length_in_words(training: dict[str, Any]) -> str:
     """How long the run is, in words."""
     lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
     if training["time_s"] is not None:
