@@ -10,6 +10,7 @@ import typer
 
 from covarium import __version__
 from covarium.cli import checking, training, using
+from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
 app = typer.Typer(
@@ -19,7 +20,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo):
+for command in (
+    training.train,
+    using.evaluate,
+    using.predict,
+    using.md,
+    using.relax,
+    using.info,
+    training.demo,
+    doctor,
+):
     app.command()(command)
 app.add_typer(checking.app, name="check")
 
@@ -42,7 +52,7 @@ def options(
 def main() -> None:
     """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
 
-    Exit code 1 is a simulation that stopped before its end or did not converge.
+    Exit code 1 is a simulation that stopped before its end or did not converge, or a check that failed.
     """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
