@@ -10,6 +10,7 @@ import typer
 
 from covarium import __version__
 from covarium.cli import checking, converting, training, using
+from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
+    doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
@@ -45,7 +47,7 @@ def options(
 def main() -> None:
     """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
 
-    Exit code 1 is a simulation that stopped before its end or did not converge.
+    Exit code 1 is a simulation that stopped before its end or did not converge, or a check that failed.
     """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from covarium.analysis.check import Check
     from covarium.simulation import Progress as Stepped
 
 # a log file has no edge to fit into
@@ -47,6 +48,23 @@ def findings(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
             text.append(f"  ({origin})", style="dim")
         shown.add_row(what, text)
     out.print(shown)
+
+
+def verdict(title: str, checks: Iterable[Check]) -> int:
+    """Each check beside its level, as it comes; the number of those that failed."""
+    done = failed = 0
+    if title:
+        out.print(Text(title, style="bold"))
+    with counting("checking") as progress:
+        for found in checks:
+            done += 1
+            failed += not found.passed
+            progress(done, done)
+            level = "" if found.level is None else f"≤ {found.level:.0e}"
+            word = "measured" if found.level is None else "ok" if found.passed else "FAILED"
+            say(f"{found.name:36s} {found.value:9.1e}  {level:8s} {word:9s} {found.note}".rstrip())
+    say(f"{done} checks, {failed} failed")
+    return failed
 
 
 def commands(title: str, lines: Iterable[str]) -> None:
