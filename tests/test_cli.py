@@ -383,7 +383,7 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("train {data} --set task.forces=direct", "force_head"),
         ("train {data} --set task.terms.stress.weight=1", "stress"),
         ("train {data} --set data.keys.energy=E", "'E'"),
-        ("train {data} --model equiformer_v3", "did you mean 'equiformer_v2'?"),
+        ("train {data} --model equiformer_v9", "did you mean 'equiformer_v"),
         ("train {data} --recipe oc20-31", "did you mean 'oc20-31m'?"),
         ("train {data} --config absent.yaml", "absent.yaml"),
         ("train {data} --device gpu", "cpu, cuda"),
