@@ -1,7 +1,9 @@
 """Products in the frame of the edge against the dense Clebsch–Gordan product, by our invariants and by e3nn."""
 
 import math
+from pathlib import Path as File
 
+import numpy as np
 import pytest
 import torch
 from e3nn import o3
@@ -12,7 +14,7 @@ from covarium.algebra.clebsch_gordan import wigner_3j
 from covarium.algebra.irreps import Irreps
 from covarium.algebra.rotations import edge_frames
 from covarium.algebra.wigner import wigner_d
-from covarium.layers.irreps.edge_product import DepthwiseProduct, FixedProduct, RadialProduct, depthwise_product
+from covarium.layers.irreps.edge_product import DepthwiseProduct, FixedProduct, Path, RadialProduct, depthwise_product
 
 EDGES = 6
 CASES = {
@@ -108,6 +110,18 @@ def test_order_zero_alone(name: str) -> None:
          for m in range(-(part.shape[1] // 2), part.shape[1] // 2 + 1)}  # fmt: skip
     at_zero = {node: part for node, part in x.items() if node[1] == 0}
     assert (fixed(s.w[0], x, s.matrices)[0, 0] - scalars(s.w[0], at_zero, s.matrices)[0, 0]).abs().max() < 1e-12
+
+
+def test_signs_are_those_of_the_published_tables() -> None:
+    tables = np.load(File(__file__).parents[1] / "parity" / "equiformer" / "e3nn_w3j_sh.npz")
+    for name in (name for name in tables if name.startswith("w3j")):
+        l1, ly, l = (int(part) for part in name.split("_")[1:])
+        path = Path(0, l1, ly, 0, l, 1, 0, 0)
+        scale = math.sqrt((2 * l + 1) * (2 * ly + 1))
+        for m in range(-l, l + 1):
+            if path.reaches(m):
+                expected = scale * tables[name][l1 + path.into(m), ly, l + m]
+                assert path.coefficient(m) == pytest.approx(expected, abs=1e-13), (name, m)
 
 
 @pytest.mark.usefixtures("float64_default")
