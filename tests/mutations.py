@@ -12,7 +12,8 @@ import numpy as np
 TOKENS = (
     b"nan", b"inf", b"-inf", b"-1", b"0", b"1e308", b"-1e-308", b"999999999", b"99999999999999999999", b"1e999", b"",
     b" ", b"\n", b"\x00", b"\xff", b"[", b"{", b"}", b"\"", b"'", b"=", b":", b"None", b"true", b"*a", b"&a",
-    b"!!python/none", b"<", b"&", b"%", b"@1", b"H", b"Xx", b"T F T", b"0 0 0 0 0 0 0 0 0", b"_JSON []", b"_JSON {\"a\": NaN}",
+    b"!!python/none", b"<", b"&", b"%", b"@1", b"H", b"Xx", b"T F T", b"0 0 0 0 0 0 0 0 0", b"_JSON []",
+    b"_JSON {\"a\": NaN}",
 )  # fmt: skip
 NUMBER = re.compile(rb"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 WORD = re.compile(rb"[A-Za-z_][A-Za-z_0-9:]*")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 import sys
 import warnings
@@ -26,13 +25,7 @@ from covarium.workflows.doctor import TINY
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from sound import labelled, molecules, relabel, write
 
-CASES = int(os.environ.get("COVARIUM_CASES", "150"))  # more, and others each time, by hand
-QUICK = settings(
-    max_examples=CASES,
-    deadline=None,
-    derandomize=CASES == 150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+ANYTHING = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SECONDS = 60  # of one command, on a machine that is busy
 
 
@@ -123,13 +116,13 @@ def test_every_mistake_has_one_message_with_its_remedy(
 
 
 KEYS = (
-    "data.keys.energy data.limit data.valid_part data.split_by data.units.length data.accept data.train data model.lmax "
-    "model.name model.cutoff task.terms.energy.loss task.references task.scale training.lr training.batch_size seed dtype "
-    "threads a . data..x"
+    "data.keys.energy data.limit data.valid_part data.split_by data.units.length data.accept data.train data "
+    "model.lmax model.name model.cutoff task.terms.energy.loss task.references task.scale training.lr training.batch_size "
+    "seed dtype threads a . data..x"
 ).split()
 OPTIONS = (
-    "--out --model --recipe --config --set --time --epochs --device --dtype --seed --json --train --cutoff --accept --index "
-    "--steps --resume --threads --frames --ensemble --temperature --timestep --pressure --fmax --valid --test"
+    "--out --model --recipe --config --set --time --epochs --device --dtype --seed --json --train --cutoff --accept "
+    "--index --steps --resume --threads --frames --ensemble --temperature --timestep --pressure --fmax --valid --test"
 ).split()
 VALUES = "0 1 -1 3 1fs 0.5 nan inf 1e99 cpu float64 nve langevin overlap".split()
 SETTINGS = ("0", "-1", "1", "nan", "inf", "1e400", "null", "[]", "{}", "true", "[1, 2]", "x", "", "{a: 1}", "'")
@@ -154,16 +147,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@QUICK
-@given(data=st.data())
-def test_anything_typed_gives_a_message_and_an_exit_code(
-    data: st.DataObject,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def type_something(data: st.DataObject, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = data.draw(st.sampled_from(sorted(COMMANDS)))
     typed = [*command.split(), *data.draw(st.lists(words(folder), max_size=5)), *COMMANDS[command]]
     threads = torch.get_num_threads()
@@ -173,3 +157,24 @@ def test_anything_typed_gives_a_message_and_an_exit_code(
     assert code in (0, 1, 2), typed
     assert "Traceback" not in said.err and "should not happen" not in said.err, (typed, said.err)
     assert code != 2 or said.err or said.out, typed
+
+
+@settings(ANYTHING, max_examples=150, derandomize=True)
+@given(data=st.data())
+def test_anything_typed_gives_a_message_and_an_exit_code(
+    data: st.DataObject, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    type_something(data, folder, capsys)
+
+
+@pytest.mark.slow
+@settings(ANYTHING, max_examples=3000)
+@given(data=st.data())
+def test_very_much_typed_gives_a_message_and_an_exit_code(
+    data: st.DataObject, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    type_something(data, folder, capsys)

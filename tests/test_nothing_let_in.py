@@ -210,8 +210,9 @@ def forged(path: Path, change: dict) -> Path:
     [
         {"config": [1]}, {"config.lmax": "2"}, {"config.lmax": -1}, {"config.sphere_channels": 10**9},
         {"config.num_layers": 10**7}, {"config.norm_type": "os.system"}, {"config.cutoff": None},
-        {"config.activation": 1}, {"model": ["x"]}, {"model": "os.system"}, {"task": 3}, {"task.kind": "subprocess.Popen"}, {"task.kind": []},
-        {"task.references": [[1, 2]]}, {"task.terms": {"a": 1}}, {"task.scale": "x"}, {"format": 99}, {"format": "1"},
+        {"config.activation": 1}, {"model": ["x"]}, {"model": "os.system"}, {"task": 3},
+        {"task.kind": "subprocess.Popen"}, {"task.kind": []}, {"task.references": [[1, 2]]},
+        {"task.terms": {"a": 1}}, {"task.scale": "x"}, {"format": 99}, {"format": "1"},
     ],
     ids=str,
 )  # fmt: skip

@@ -35,8 +35,8 @@ class Frame:
         index: its place in that file, from 0.
 
     Raises:
-        CovariumError: an array has the wrong shape, a value is not finite or absurdly large, an atomic number is not an element, or
-            periodic directions lack lattice vectors.
+        CovariumError: an array has the wrong shape, a value is not finite or absurdly large, an atomic number is not an
+            element, or periodic directions lack lattice vectors.
     """
 
     numbers: np.ndarray
