@@ -103,9 +103,33 @@ def load(
     path = Path(path)
     tensors, header = read_file(path, "covarium")
     header, tensors = migrate(path, header, tensors)
-    model_class, config_class = _entry(path, "model", header.get("model"), MODELS if models is None else models)
-    task_class = _entry(path, "task", header.get("task", {}).get("kind"), TASKS if tasks is None else tasks)
+    try:
+        task = _built(
+            path, header, tensors, dtype, MODELS if models is None else models, TASKS if tasks is None else tasks
+        )
+    except CovariumError:
+        raise
+    except Exception as error:  # what a header describes may be anything
+        raise CovariumError(
+            f"{path} describes no model that can be built ({type(error).__name__}: {error}); it was made or changed by "
+            "something else than Covarium"
+        ) from error
+    return Checkpoint(task=task.to(device).eval(), header=header)
+
+
+def _built(
+    path: Path,
+    header: Header,
+    tensors: Tensors,
+    dtype: torch.dtype | None,
+    models: Models,
+    tasks: Mapping[str, Any],
+) -> Any:  # noqa: ANN401
+    """The task that a header describes, with its weights."""
+    model_class, config_class = _entry(path, "model", header.get("model"), models)
+    task_class = _entry(path, "task", header.get("task", {}).get("kind"), tasks)
     config = _config(path, config_class, header["config"])
+    _refuse_beyond(path, header["config"], sum(tensor.numel() for tensor in tensors.values()))
     # Tables that modules derive at construction get the precision of the weights, not of a later conversion.
     before = torch.get_default_dtype()
     dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), before)
@@ -117,7 +141,18 @@ def load(
             torch.set_default_dtype(before)
     task.to(dtype)
     _fill(path, task, tensors)
-    return Checkpoint(task=task.to(device).eval(), header=header)
+    return task
+
+
+def _refuse_beyond(path: Path, config: Mapping[str, Any], weights: int) -> None:
+    """Before a model is built: no size of it can be greater than the number of its weights.
+
+    Raises:
+        CovariumError: names the first such size.
+    """
+    for name, value in config.items():
+        if isinstance(value, int) and value > weights:
+            raise CovariumError(f"{path}: {name} = {value} does not belong to a file of {weights} weights")
 
 
 def migrate(
@@ -192,7 +227,13 @@ def read_file(path: Path, key: str) -> tuple[Tensors, Header]:
         raise CovariumError(f"{path} was not written as '{key}' by Covarium: its header holds {found}")
     if metadata.get("sha256") != _digest(metadata[key], tensors):
         raise CovariumError(f"{path} is damaged: its content does not match its sha256; restore it from a copy")
-    return tensors, json.loads(metadata[key])
+    try:
+        header = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise CovariumError(f"{path}: its header is no JSON ({error}); it was not written by Covarium") from error
+    if not isinstance(header, dict):
+        raise CovariumError(f"{path}: its header holds a {type(header).__name__}; it was not written by Covarium")
+    return tensors, header
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -206,10 +247,10 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _entry(path: Path, what: str, name: object, table: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         hint = nearest(str(name), table)
         raise CovariumError(f"{path} holds the {what} '{name}', which is unknown; known: {sorted(table)}{hint}")
-    return table[str(name)]
+    return table[name]
 
 
 def _config(path: Path, config_class: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -6,6 +6,8 @@ gaps. Configurations are plain YAML; nothing in them names code.
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,13 +19,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from covarium.errors import CovariumError, nearest
 
 T = TypeVar("T")
+DEEPEST = 50  # levels of brackets
 
 # Paths are kept absolute: a resolved configuration must mean the same from every directory.
 AbsolutePath = Annotated[
     Path,
-    BeforeValidator(lambda value: Path(value).expanduser().absolute() if isinstance(value, str | Path) else value),
+    BeforeValidator(lambda value: _absolute(Path(value)) if isinstance(value, str | Path) else value),
     PlainSerializer(str),
 ]
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path} is in the home of a user who is not known") from error
 
 
 class Section(BaseModel):
@@ -198,15 +208,30 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     Raises:
         CovariumError: not YAML, or no mapping.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CovariumError(f"{source} is not valid YAML: {error}") from error
+    content = _safe_load(text, source)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise CovariumError(f"{source} must hold a mapping of sections, got {type(content).__name__}")
     return content
+
+
+def _safe_load(text: str, source: str) -> Any:  # noqa: ANN401 - what YAML can hold
+    """By the safe loader, which makes plain values only.
+
+    Raises:
+        CovariumError: not YAML.
+    """
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:  # the loader takes quadratic time over such text
+            raise CovariumError(f"{source} is not valid YAML: its brackets are nested more than {DEEPEST} deep")
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # dates and numbers that do not exist leave the loader as these
+        raise CovariumError(f"{source} is not valid YAML: {error}") from error
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -219,10 +244,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     keys = [key.strip() for key in name.split(".")]
     if not sign or not all(keys):
         raise CovariumError(f"--set takes key=value, e.g. --set model.lmax=6; got '{text}'")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CovariumError(f"--set {name}: '{value}' is not a YAML value: {error}") from error
+    parsed = _safe_load(value, f"--set {name}")
     for key in reversed(keys):
         parsed = {key: parsed}
     return parsed
@@ -256,7 +278,7 @@ def _explain(detail: Mapping[str, Any], cls: type, where: str) -> str:
         allowed = sorted(_fields(_section_at(cls, location[:-1])))
         return f"key '{name}' is unknown{nearest(location[-1], allowed) or '.'} Allowed: {', '.join(allowed)}"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {reprlib.repr(detail['input'])}"
 
 
 def _section_at(cls: type, location: Sequence[str]) -> type:

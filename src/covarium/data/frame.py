@@ -11,6 +11,7 @@ from ase.geometry import minkowski_reduce
 from covarium.errors import CovariumError
 
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "property": ""}
+LARGEST = 1e12  # of any number in eV and Å; squares of much larger ones overflow
 FAR = 10.0  # Å between an atom and its periodic images, beyond which it counts as isolated
 
 
@@ -35,8 +36,8 @@ class Frame:
         tags: [n] int64, kinds of atoms in slabs, see ``AtomGraph``; zeros unless given.
 
     Raises:
-        CovariumError: an array has the wrong shape, a value is not finite, an atomic number is not an element, or
-            periodic directions lack lattice vectors.
+        CovariumError: an array has the wrong shape, a value is not finite or absurdly large, an atomic number is not an
+            element, or periodic directions lack lattice vectors.
     """
 
     numbers: np.ndarray
@@ -100,7 +101,8 @@ class Frame:
     def _check(self, name: str, value: np.ndarray, shape: tuple[int, ...], unit: str) -> None:
         if value.shape != shape:
             raise CovariumError(f"{self.where}: {name} has shape {value.shape}, expected {shape}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            place = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
+        # written so that NaN is beyond too
+        if value.dtype.kind == "f" and not (np.abs(value) < LARGEST).all():
+            place = tuple(int(k) for k in np.argwhere(~(np.abs(value) < LARGEST))[0])
             spot = f"{name}{list(place)}" if place else name
             raise CovariumError(f"{self.where}: {spot} is {value[place]} {unit}; leave the frame out")

@@ -17,6 +17,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from covarium.data import labels as labelling
+from covarium.data.charges import CHARGES
 from covarium.data.conversion import Units, resolve
 from covarium.data.findings import KINDS, Finding, Place, finding
 from covarium.data.formats import Record, stream
@@ -179,6 +180,7 @@ class Survey:
             self.theories.setdefault(theory, Place(chunk[0].source, chunk[0].index))
         for record in chunk:
             try:
+                _refuse_uncharged(record, chosen)
                 labels = self._labels(record, chosen, units)
                 yield to_frame(record, labels, chosen, None, units)
             except CovariumError as error:
@@ -341,6 +343,13 @@ def _candidates(record: Record, label: str, chosen: Mapping[str, str | None]) ->
     if label == "energy":  # whole numbers are names and counts
         found = {key for key in found if np.asarray(record.values[key]).dtype.kind == "f"}
     return {f"'{key}'" for key in found - known}
+
+
+def _refuse_uncharged(record: Record, chosen: Mapping[str, str | None]) -> None:
+    for label in CHARGES:
+        key = chosen[label]
+        if key is not None and not labelling.fits(label, record.values.get(key), len(record.numbers)):
+            raise CovariumError(f"it lacks {label} '{key}', which others have; give it to all frames or to none")
 
 
 def _without(text: str, frame: Frame) -> str:

@@ -6,6 +6,7 @@ a damaged file asks for. Here a frame is as many lines as there are, and what ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from io import StringIO
 from itertools import islice
@@ -19,6 +20,8 @@ from covarium.errors import CovariumError
 
 Damaged = Callable[[int, str], None]
 SUFFIXES = (".xyz", ".extxyz")
+PROPERTIES = re.compile(r'Properties="?([^\s"]+)')
+COLUMNS = re.compile(r":[A-Z]:(\d+)")
 LONGEST = 60  # characters of a foreign line in a message
 
 
@@ -81,9 +84,23 @@ def _frame(file: TextIO, header: str) -> tuple[str, str, str]:
 
 
 def _parsed(text: str, index: int, damaged: Damaged) -> Atoms | None:
+    if problem := _missing_columns(text):
+        damaged(index, problem)
+        return None
     try:
         atoms: Atoms = next(read_xyz(StringIO(text), 0))
     except Exception as error:  # ASE raises every kind of exception on damaged lines
         damaged(index, f"its lines cannot be read: {str(error) or type(error).__name__}")
         return None
     return atoms
+
+
+def _missing_columns(text: str) -> str:
+    """Before a damaged number asks for as many columns as it likes: what is announced and not there."""
+    _, comment, rows = text.split("\n", 2) if text.count("\n") > 1 else (text, "", "")
+    announced = PROPERTIES.search(comment)
+    if announced is None or not rows:
+        return ""
+    columns = sum(int(number[:9]) for number in COLUMNS.findall(announced.group(1)))
+    there = len(rows.partition("\n")[0].split())
+    return f"its Properties announce {columns} columns, its first atom has {there}" if columns > there else ""
