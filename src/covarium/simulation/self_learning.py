@@ -1,0 +1,145 @@
+"""Self-learning Monte Carlo: an effective model proposes, the exact weight decides (Liu 2017, arXiv 1610.03137).
+
+A proposal is made by a chain that is reversible with respect to the effective weight exp(−A): q(S → S') exp(−A(S)) =
+q(S' → S) exp(−A(S')). It is accepted with min(1, W(S')/W(S) · exp(A(S') − A(S))), which makes the chain reversible with
+respect to W. The step repeats: linear model → attention → exact, each level correcting the one below (the surrogate
+transitions of J. S. Liu, *Monte Carlo Strategies in Scientific Computing*, 2001, Sec. 9.4.3). So a local move costs what it costs
+in the linear model, whatever the depth of the attention.
+
+A sequence of local updates is reversible when it reads the same backwards; the sweeps here do. Then they are so for each
+chain alone, and chains stay independent although they visit the sites together.
+
+Letters: C chains, N sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+LogWeight = Callable[[Tensor], Tensor]  # [C, N, 3] → [C]
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """spins [C, N, 3] and the logarithm [C] of the weight that moves them."""
+
+    spins: Tensor
+    log_weight: Tensor
+
+
+class Kernel(Protocol):
+    """A move that is reversible with respect to exp(weight)."""
+
+    weight: LogWeight
+
+    def __call__(self, walkers: Walkers, rng: torch.Generator) -> Walkers: ...
+
+
+class HeatBath:
+    """Local updates of exp(½ Σ_ij K_ij S_i·S_j): overrelaxation and heat bath, over all sites and back.
+
+    A spin in the field h = Σ_j K_ij S_j is drawn anew from exp(h·S), or reflected about h (M. Creutz, Phys. Rev. D 36, 515
+    (1987)): never refused.
+
+    Args:
+        couplings: K [N, N] symmetric, zero on the diagonal, in units of the temperature.
+        sweeps: units of overrelaxation, heat bath, heat bath, overrelaxation, over the sites forward, forward, back, back.
+    """
+
+    def __init__(self, couplings: Tensor, sweeps: int) -> None:
+        self.couplings, self.sweeps = couplings, sweeps
+
+    def weight(self, spins: Tensor) -> Tensor:
+        return 0.5 * (spins * (self.couplings @ spins)).sum((1, 2))
+
+    def __call__(self, walkers: Walkers, rng: torch.Generator) -> Walkers:
+        # sites first: the field at a site is then one product
+        spins = walkers.spins.transpose(0, 1).contiguous()
+        sites = range(spins.shape[0])
+        for _ in range(self.sweeps):
+            for site in sites:
+                self._reflect(spins, site)
+            for order in (sites, reversed(sites)):
+                noise = torch.rand(spins.shape[0], 2, spins.shape[1], generator=rng, dtype=spins.dtype)
+                for site in order:
+                    spins[site] = drawn(self._field(spins, site), noise[site])
+            for site in reversed(sites):
+                self._reflect(spins, site)
+        moved = spins.transpose(0, 1).contiguous()
+        return Walkers(moved, self.weight(moved))
+
+    def _field(self, spins: Tensor, site: int) -> Tensor:
+        return (self.couplings[site] @ spins.flatten(1)).view(-1, 3)
+
+    def _reflect(self, spins: Tensor, site: int) -> None:
+        field = self._field(spins, site)
+        size = field.square().sum(-1, keepdim=True)
+        along = (spins[site] * field).sum(-1, keepdim=True) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        spins[site] = torch.where(size > 0, 2 * along * field - spins[site], spins[site])
+
+
+def drawn(field: Tensor, noise: Tensor) -> Tensor:
+    """Unit vectors from exp(h·S) on the sphere (von Mises–Fisher).
+
+    Args:
+        field: h [C, 3].
+        noise: [2, C] uniform on [0, 1).
+
+    Returns:
+        [C, 3].
+    """
+    size = field.norm(dim=-1)
+    safe = size.clamp(min=1e-9)
+    # the distribution function of the cosine, inverted; log1p and expm1 hold at both ends
+    cosine = 1 + torch.log1p((1 - noise[0]) * torch.expm1(-2 * safe)) / safe
+    cosine = cosine.clamp(-1, 1)
+    sine = (1 - cosine.square()).sqrt()
+    angle = 2 * torch.pi * noise[1]
+    axis = torch.where(size[:, None] > 0, field / safe[:, None], field.new_tensor([0.0, 0.0, 1.0]))
+    # an orthonormal frame without a special direction (T. Duff et al., J. Comput. Graph. Tech. 6, 1 (2017))
+    x, y, z = axis.unbind(-1)
+    sign = torch.where(z < 0, -1.0, 1.0)
+    a = -1 / (sign + z)
+    b = x * y * a
+    first = torch.stack([1 + sign * x * x * a, sign * b, -sign * x], -1)
+    second = torch.stack([b, sign + y * y * a, -y], -1)
+    around = angle.cos()[:, None] * first + angle.sin()[:, None] * second
+    spins = cosine[:, None] * axis + sine[:, None] * around
+    return spins / spins.norm(dim=-1, keepdim=True)
+
+
+class Corrected:
+    """A kernel for ``weight``, whose proposals come from a kernel for another weight.
+
+    Args:
+        below: makes the proposals.
+        weight: log weight.
+        repeats: proposals in one call.
+    """
+
+    def __init__(self, below: Kernel, weight: LogWeight, repeats: int = 1) -> None:
+        self.below, self.weight, self.repeats = below, weight, repeats
+
+    def __call__(self, walkers: Walkers, rng: torch.Generator) -> Walkers:
+        return self.step(walkers, rng)[0]
+
+    def step(self, walkers: Walkers, rng: torch.Generator) -> tuple[Walkers, float]:
+        """The walkers after ``repeats`` proposals, and the fraction accepted."""
+        lower = Walkers(walkers.spins, self.below.weight(walkers.spins))
+        accepted = 0.0
+        for _ in range(self.repeats):
+            proposed = self.below(lower, rng)
+            weight = self.weight(proposed.spins)
+            log_ratio = weight - walkers.log_weight - (proposed.log_weight - lower.log_weight)
+            uniform = torch.rand(log_ratio.shape, generator=rng, dtype=log_ratio.dtype)
+            take = uniform.log() < log_ratio
+            accepted += float(take.double().mean()) / self.repeats
+            spins = torch.where(take[:, None, None], proposed.spins, walkers.spins)
+            walkers = Walkers(spins, torch.where(take, weight, walkers.log_weight))
+            lower = Walkers(spins, torch.where(take, proposed.log_weight, lower.log_weight))
+        return walkers, accepted
