@@ -4,6 +4,7 @@ import cases_equiformer_v2
 from contract_case import Case
 
 from covarium.models import MODELS
+from covarium.systems import AtomModel
 
-ENTRIES = [Case(f"{name}-default", name, config()) for name, (_, config) in MODELS.items()]
+ENTRIES = [Case(f"{n}-default", n, config()) for n, (model, config) in MODELS.items() if issubclass(model, AtomModel)]
 CASES = ENTRIES + cases_equiformer_v2.VARIANTS

@@ -2,7 +2,12 @@
 
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
+from covarium.models.spin_transformer import Config as SpinTransformerConfig
+from covarium.models.spin_transformer import SpinTransformer
 
-MODELS = {"equiformer_v2": (EquiformerV2, EquiformerV2Config)}
+MODELS = {
+    "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+    "spin_transformer": (SpinTransformer, SpinTransformerConfig),
+}
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config"]
+__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config", "SpinTransformer", "SpinTransformerConfig"]

@@ -20,6 +20,7 @@ from covarium.physics.contour import contour
 from covarium.physics.double_exchange import DoubleExchange
 
 BLOCK = 8  # sites; larger blocks spend more on their own rows, smaller ones more on the whole resolvent
+GROUP = 32  # chains whose resolvents are held at a time
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,16 @@ class ExactChains:
             sweeps: T.
             rng: of moves and decisions.
         """
-        g, spins = self.resolvent(spins), spins.clone()
-        seen, accepted = [], 0.0
-        for _ in range(sweeps):
-            for sites in self.blocks:
-                accepted += self._block(g, spins, sites, rng)
-            seen.append(spins.clone())
-        return Sweeps(torch.stack(seen), accepted / (sweeps * spins.shape[0] * spins.shape[1]))
+        parts, accepted = [], 0.0
+        for own in spins.split(GROUP):
+            g, own = self.resolvent(own), own.clone()
+            seen = []
+            for _ in range(sweeps):
+                for sites in self.blocks:
+                    accepted += self._block(g, own, sites, rng)
+                seen.append(own.clone())
+            parts.append(torch.stack(seen))
+        return Sweeps(torch.cat(parts, dim=1), accepted / (sweeps * spins.shape[0] * spins.shape[1]))
 
     def _block(self, g: Tensor, spins: Tensor, sites: list[int], rng: torch.Generator) -> float:
         """Moves at ``sites``; returns how many were accepted."""

@@ -65,12 +65,14 @@ class HeatBath:
             for site in sites:
                 self._reflect(spins, site)
             for order in (sites, reversed(sites)):
-                noise = torch.rand(spins.shape[0], 2, spins.shape[1], generator=rng, dtype=spins.dtype)
+                uniform = torch.rand(*spins.shape[:2], 1, generator=rng, dtype=spins.dtype)
+                normal = torch.randn(spins.shape, generator=rng, dtype=spins.dtype)
                 for site in order:
-                    spins[site] = drawn(self._field(spins, site), noise[site])
+                    spins[site] = drawn(self._field(spins, site), uniform[site], normal[site])
             for site in reversed(sites):
                 self._reflect(spins, site)
         moved = spins.transpose(0, 1).contiguous()
+        moved /= moved.norm(dim=-1, keepdim=True)
         return Walkers(moved, self.weight(moved))
 
     def _field(self, spins: Tensor, site: int) -> Tensor:
@@ -78,39 +80,29 @@ class HeatBath:
 
     def _reflect(self, spins: Tensor, site: int) -> None:
         field = self._field(spins, site)
-        size = field.square().sum(-1, keepdim=True)
-        along = (spins[site] * field).sum(-1, keepdim=True) / size.clamp(min=torch.finfo(size.dtype).tiny)
-        spins[site] = torch.where(size > 0, 2 * along * field - spins[site], spins[site])
+        size = field.square().sum(-1, keepdim=True).clamp_(min=1e-24)
+        along = 2 * (spins[site] * field).sum(-1, keepdim=True) / size
+        spins[site] = torch.addcmul(-spins[site], along, field)
 
 
-def drawn(field: Tensor, noise: Tensor) -> Tensor:
+def drawn(field: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
     """Unit vectors from exp(h·S) on the sphere (von Mises–Fisher).
 
     Args:
         field: h [C, 3].
-        noise: [2, C] uniform on [0, 1).
+        uniform: [C, 1] on [0, 1).
+        normal: [C, 3] normally distributed; its part across h gives the direction around h.
 
     Returns:
         [C, 3].
     """
-    size = field.norm(dim=-1)
-    safe = size.clamp(min=1e-9)
-    # the distribution function of the cosine, inverted; log1p and expm1 hold at both ends
-    cosine = 1 + torch.log1p((1 - noise[0]) * torch.expm1(-2 * safe)) / safe
-    cosine = cosine.clamp(-1, 1)
-    sine = (1 - cosine.square()).sqrt()
-    angle = 2 * torch.pi * noise[1]
-    axis = torch.where(size[:, None] > 0, field / safe[:, None], field.new_tensor([0.0, 0.0, 1.0]))
-    # an orthonormal frame without a special direction (T. Duff et al., J. Comput. Graph. Tech. 6, 1 (2017))
-    x, y, z = axis.unbind(-1)
-    sign = torch.where(z < 0, -1.0, 1.0)
-    a = -1 / (sign + z)
-    b = x * y * a
-    first = torch.stack([1 + sign * x * x * a, sign * b, -sign * x], -1)
-    second = torch.stack([b, sign + y * y * a, -y], -1)
-    around = angle.cos()[:, None] * first + angle.sin()[:, None] * second
-    spins = cosine[:, None] * axis + sine[:, None] * around
-    return spins / spins.norm(dim=-1, keepdim=True)
+    size = field.norm(dim=-1, keepdim=True).clamp_(min=1e-12)
+    # the distribution function of the cosine, inverted; log1p and expm1 hold for weak and for strong fields
+    cosine = (torch.log1p((1 - uniform) * torch.expm1(-2 * size)) / size).add_(1).clamp_(-1, 1)
+    axis = field / size
+    across = torch.addcmul(normal, (normal * axis).sum(-1, keepdim=True), axis, value=-1)
+    across *= (1 - cosine.square()).sqrt() / across.norm(dim=-1, keepdim=True)
+    return across.addcmul_(cosine, axis)
 
 
 class Corrected:
@@ -129,17 +121,24 @@ class Corrected:
         return self.step(walkers, rng)[0]
 
     def step(self, walkers: Walkers, rng: torch.Generator) -> tuple[Walkers, float]:
-        """The walkers after ``repeats`` proposals, and the fraction accepted."""
+        """The walkers after ``repeats`` proposals, and the fraction accepted of those that differ from their start.
+
+        A kernel that itself refuses may propose to stay: that is no achievement, and needs no weight.
+        """
         lower = Walkers(walkers.spins, self.below.weight(walkers.spins))
-        accepted = 0.0
+        accepted = offered = 0.0
         for _ in range(self.repeats):
             proposed = self.below(lower, rng)
-            weight = self.weight(proposed.spins)
+            moved = (proposed.spins != walkers.spins).flatten(1).any(1)
+            weight = walkers.log_weight.clone()
+            if bool(moved.any()):
+                weight[moved] = self.weight(proposed.spins[moved])
             log_ratio = weight - walkers.log_weight - (proposed.log_weight - lower.log_weight)
             uniform = torch.rand(log_ratio.shape, generator=rng, dtype=log_ratio.dtype)
-            take = uniform.log() < log_ratio
-            accepted += float(take.double().mean()) / self.repeats
+            take = moved & (uniform.log() < log_ratio)
+            offered += float(moved.sum())
+            accepted += float(take.sum())
             spins = torch.where(take[:, None, None], proposed.spins, walkers.spins)
             walkers = Walkers(spins, torch.where(take, weight, walkers.log_weight))
             lower = Walkers(spins, torch.where(take, proposed.log_weight, lower.log_weight))
-        return walkers, accepted
+        return walkers, accepted / offered if offered else 0.0

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,7 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         if not ranks.first:
             result = _train(plan, out, None, resume, ranks)
             return Outcome(out, result, {})
-        with _held(out, resume):
+        with held(out, resume):
             checkpoint.replace_file(out / CONFIG, lambda path: path.write_text(_config_text(plan), encoding="utf-8"))
             checkpoint.replace_file(out / SPLIT, lambda path: path.write_text(_split_text(plan), encoding="utf-8"))
             result = _train(plan, out, progress, resume, ranks)
@@ -175,11 +175,11 @@ def _split_text(plan: Plan) -> str:
 
 
 @contextmanager
-def _held(out: Path, resume: bool) -> Iterator[None]:
+def held(out: Path, resume: bool, refuse: Callable[[Path], None] = refuse_used) -> Iterator[None]:
     """The folder, made if missing, for this process alone.
 
     Raises:
-        CovariumError: it holds a run already, or another process trains there.
+        CovariumError: it holds a run already (``refuse`` says so), or another process works there.
     """
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY)
@@ -188,9 +188,9 @@ def _held(out: Path, resume: bool) -> Iterator[None]:
             # released by the system when the process ends, however it ends
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CovariumError(f"another process is training in '{out}'; choose another --out") from error
+            raise CovariumError(f"another process is working in '{out}'; choose another --out") from error
         if not resume:
-            refuse_used(out)
+            refuse(out)
         yield
     finally:
         os.close(handle)
