@@ -1,6 +1,6 @@
 """Means of Markov chains with honest errors: integrated autocorrelation times by automatic windowing.
 
-U. Wolff, Comput. Phys. Commun. 156, 143 (2004), with the window of A. Sokal: the first W ≥ 6 τ(W).
+U. Wolff, Comput. Phys. Commun. 156, 143 (2004), with the window of A. Sokal: the first W ≥ 6 τ(W), at least 6.
 Letters: C chains, T measurements of each.
 """
 
@@ -53,7 +53,7 @@ def estimate(series: np.ndarray) -> Estimate:
         return Estimate(float(series.mean()), 0.0, 0.5, 0.0, float(total))
     # τ(W) = ½ + Σ_1^W ρ(t)
     taus = 0.5 + np.concatenate([[0.0], np.cumsum(rho[1:])])
-    enough = np.arange(length) >= WINDOW * np.maximum(taus, 0.5)
+    enough = np.arange(length) >= WINDOW * np.maximum(taus, 1.0)
     window = int(np.argmax(enough)) if enough.any() else length - 1
     # the mean that was subtracted is that of the data: what it takes away (Wolff Eq. 32)
     tau = max(float(taus[window]) * (1 + (2 * window + 1) / total), 0.5 / total)

@@ -57,11 +57,13 @@ def _show_plan(config: SlmcConfig, folder: Path) -> None:
         ("lattice", f"{lattice.size} × {lattice.size}, periodic", ""),
         ("model", f"t {lattice.hopping:g}, J {lattice.hund:g}, μ {lattice.chemical_potential:g}, "
                   f"β {lattice.inverse_temperature:g}", "double exchange"),
-        ("plain", f"{c.plain.chains} chains, {c.plain.warmup} + {c.plain.sweeps} sweeps", "local updates, exact weight"),
+        ("plain", f"{c.plain.chains} chains, {c.plain.warmup} + {c.plain.sweeps} sweeps",
+         "local updates, exact weight"),
         ("samples", f"{c.samples.train} training, {c.samples.valid} validation, {c.samples.test} test",
          "by self-learning with the linear model"),
         ("fits", f"0 … {c.model.layers} attention layers, {c.settings.steps} steps each", ""),
-        ("self-learning", f"{c.proposal.chains} chains, {c.proposal.warmup} + {c.proposal.steps} steps for each depth", ""),
+        ("self-learning", f"{c.proposal.chains} chains, {c.proposal.warmup} + {c.proposal.steps} steps",
+         "for each depth"),
         ("folder", str(folder), ""),
     ])  # fmt: skip
 

@@ -1,14 +1,14 @@
-"""Effective Hamiltonian of a spin lattice by equivariant attention (Nagai & Tomiya 2023, arXiv 2306.11527; 2310.13222).
+"""Effective Hamiltonian of a spin lattice by equivariant attention (Nagai & Tomiya 2023, arXiv 2306.11527, 2310.13222).
 
-No official code is public; the layers follow the paper's formulas in the form written out below, and the linear model of
-self-learning Monte Carlo (Liu 2017, arXiv 1610.03137) is the one without layers.
+No official code is public; the layers are those of the papers as written out below. The model without layers is the linear
+one of self-learning Monte Carlo (Liu 2017, arXiv 1610.03137).
 
     S^a = Σ_n W^a_{l,n} A_n S  (a = Q, K, V),  M = ReLU(S^Q S^Kᵀ/√3),  S_i ← (S + M S^V)_i / |(S + M S^V)_i|
     H_eff = E_0 − Σ_n J_n Σ_{pairs in shell n} S_i·S_j
 
-A_n joins the sites that are a shell n apart, A_0 = 1: everything commutes with turning all spins, mirrors included, and with
-translations and the point group of the lattice. Energies are in units of the temperature (β H_eff), as only those enter
-a weight.
+A_n joins the sites that are a shell n apart, A_0 = 1: everything commutes with turning all spins, mirrors included, and
+with translations and the point group of the lattice. Energies are in units of the temperature (β H_eff), as only those
+enter a weight.
 
 Letters: B fields, N = L² sites, l layers, R coupling shells, r attention shells.
 """
@@ -40,7 +40,7 @@ class Config:
 
     size: int = 6
     num_layers: int = 2
-    attention_shells: int | None = 6
+    attention_shells: int | None = None
     coupling_shells: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,7 +52,9 @@ class Config:
         for name in ("attention_shells", "coupling_shells"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
-                raise CovariumError(f"model.{name} must lie in 1 … {most} on a lattice of size {self.size}, got {value}")
+                raise CovariumError(
+                    f"model.{name} must lie in 1 … {most} on a lattice of size {self.size}, got {value}"
+                )
 
 
 class SpinOutput(NamedTuple):
@@ -92,9 +94,9 @@ class SpinTransformer(nn.Module):
                 self._start(layer)
 
     def _start(self, layer: int) -> None:
-        """A layer that changes nothing yet: values at zero, attention M_ij = ReLU(S_i·S_j)/N, so that values learn at once.
+        """A layer that changes nothing yet: values at zero, but attention M_ij = ReLU(S_i·S_j)/N.
 
-        All three at zero would be a point without a slope.
+        So values learn at once; all three at zero would be a point without a slope.
         """
         self.W[layer, :2, 0] = 3**0.25 / self.config.size
         self.W[layer, 2] = 0.0

@@ -1,4 +1,4 @@
-"""A contour around a spectrum that leaves out the poles of the Fermi function: quadrature for differences of log weights.
+"""A contour around a spectrum that leaves out the poles of the Fermi function: quadrature for ratios of weights.
 
 L. Lin, J. Lu, L. Ying, W. E, Chin. Ann. Math. B 30, 729 (2009), arXiv 0812.0174, Sec. 2: with ξ = (z − μ)² + m and
 m = (π/β)², energies fill [m, M] and poles of f fill (−∞, 0]. An elliptic function maps the ring between them on a

@@ -1,8 +1,9 @@
 """The double-exchange model: electrons that hop between classical spins, integrated out exactly.
 
-H(S) = −t Σ_<ij>σ (c†_iσ c_jσ + h.c.) + (J/2) Σ_i S_i · (c†_i σ c_i) on a periodic square lattice, |S_i| = 1; the weight of
-a spin configuration is W(S) = Π_n (1 + exp(−β(E_n − μ))), Nagai & Tomiya 2023, arXiv 2306.11527. Energies in units of
-the hopping where t = 1. Matrix index 2·site + electron spin. Spins that do not lie in one plane admit no real form of H.
+H(S) = −t Σ_<ij>σ (c†_iσ c_jσ + h.c.) + (J/2) Σ_i S_i · (c†_i σ c_i) on a periodic square lattice, |S_i| = 1; the weight
+of a spin configuration is W(S) = Π_n (1 + exp(−β(E_n − μ))), Nagai & Tomiya 2023, arXiv 2306.11527. Energies are in the
+units of t. Matrix index 2·site + electron spin. Spins that do not lie in one plane admit no real form of H, so that the
+matrices stay complex.
 
 Letters: B configurations, N sites.
 """

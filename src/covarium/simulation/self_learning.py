@@ -3,11 +3,11 @@
 A proposal is made by a chain that is reversible with respect to the effective weight exp(−A): q(S → S') exp(−A(S)) =
 q(S' → S) exp(−A(S')). It is accepted with min(1, W(S')/W(S) · exp(A(S') − A(S))), which makes the chain reversible with
 respect to W. The step repeats: linear model → attention → exact, each level correcting the one below (the surrogate
-transitions of J. S. Liu, *Monte Carlo Strategies in Scientific Computing*, 2001, Sec. 9.4.3). So a local move costs what it costs
-in the linear model, whatever the depth of the attention.
+transitions of J. S. Liu, *Monte Carlo Strategies in Scientific Computing*, 2001, Sec. 9.4.3). So a local move costs what
+it costs in the linear model, whatever the depth of the attention.
 
-A sequence of local updates is reversible when it reads the same backwards; the sweeps here do. Then they are so for each
-chain alone, and chains stay independent although they visit the sites together.
+A sequence of local updates is reversible when it reads the same backwards; the sweeps here do. Then they are so for
+each chain alone, and chains stay independent although they visit the sites together.
 
 Letters: C chains, N sites.
 """
@@ -35,7 +35,8 @@ class Walkers:
 class Kernel(Protocol):
     """A move that is reversible with respect to exp(weight)."""
 
-    weight: LogWeight
+    @property
+    def weight(self) -> LogWeight: ...
 
     def __call__(self, walkers: Walkers, rng: torch.Generator) -> Walkers: ...
 
@@ -43,12 +44,12 @@ class Kernel(Protocol):
 class HeatBath:
     """Local updates of exp(½ Σ_ij K_ij S_i·S_j): overrelaxation and heat bath, over all sites and back.
 
-    A spin in the field h = Σ_j K_ij S_j is drawn anew from exp(h·S), or reflected about h (M. Creutz, Phys. Rev. D 36, 515
-    (1987)): never refused.
+    A spin in the field h = Σ_j K_ij S_j is drawn anew from exp(h·S), or reflected about h (M. Creutz, Phys. Rev. D 36,
+    515 (1987)): never refused.
 
     Args:
         couplings: K [N, N] symmetric, zero on the diagonal, in units of the temperature.
-        sweeps: units of overrelaxation, heat bath, heat bath, overrelaxation, over the sites forward, forward, back, back.
+        sweeps: how often overrelaxation and heat bath go over the sites, then heat bath and overrelaxation back.
     """
 
     def __init__(self, couplings: Tensor, sweeps: int) -> None:

@@ -1,7 +1,7 @@
 """The task of self-learning Monte Carlo: an effective model whose −energy is the logarithm of an exact weight.
 
-The mean squared error of log W + H_eff over samples of W is what training lowers (Nagai & Tomiya 2023, arXiv 2306.11527);
-the acceptance then is about exp(−√MSE). Letters: B fields, N sites, R shells.
+Training lowers the mean squared error of log W + H_eff over samples of W (Nagai & Tomiya 2023, arXiv 2306.11527); the
+acceptance then is about exp(−√MSE). Letters: B fields, N sites, R shells.
 """
 
 from __future__ import annotations

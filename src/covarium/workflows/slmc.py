@@ -282,7 +282,7 @@ class Stages:
         best = folder / "best.safetensors"
 
         def show(event: Event) -> None:
-            values = {**event.losses, **{"valid": v for k, v in event.metrics.items() if k == "action_mse"}}
+            values = {"MSE": event.losses.get("action", float("nan")), "best": event.best}
             self.progress(f"fit-{layers}", event.step, settings.steps or event.step, values)
 
         result = train(

@@ -1,7 +1,7 @@
 """Markov chains that can be stopped at any moment and go on to the bit: exact local updates, and self-learning ones.
 
-A run of chains is cut into segments; between them its state is spins, log weights and the random generator, and everything
-measured so far stands in the same file, which is replaced at once or not at all.
+A run of chains is cut into segments; between them its state is spins, log weights and the random generator, and
+everything measured so far stands in the same file, which is replaced at once or not at all.
 
 Letters: C chains, N sites, T measurements so far.
 """
@@ -105,8 +105,8 @@ def run(
 
 
 def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int) -> Segment:
-    """Exact local updates: the first segment warms up, each of the others makes ``sweeps`` sweeps, measures after each one and
-    keeps every ``every``-th configuration."""
+    """Exact local updates: the first segment warms up; each of the others makes ``sweeps`` sweeps, measures after each
+    one and keeps every ``every``-th configuration."""
 
     def segment(chains: Chains, rng: torch.Generator) -> dict[str, float]:
         if chains.done == 0:
@@ -117,9 +117,9 @@ def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int)
         chains.seconds += time.process_time() - before
         chains.accepted += moved.acceptance
         chains.spins = moved.spins[-1].clone()
-        for spins in moved.spins:
+        for number, spins in enumerate(moved.spins, start=(chains.done - 1) * sweeps):
             _measure(chains, physics, spins)
-            if len(chains.series["log_weight"]) % every == 0:
+            if number % every == 0:
                 _keep(chains, spins)
         return {"accepted": moved.acceptance}
 
@@ -169,7 +169,9 @@ def _write(path: Path, chains: Chains, rng: torch.Generator) -> None:
 
 
 def _read(path: Path, rng: torch.Generator) -> Chains:
-    tensors, header = read_file(path, KEY)
+    mapped, header = read_file(path, KEY)
+    # a copy starts where torch puts new memory; the last bit of a vectorised sum depends on that
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
     if header.pop("format") != 1:
         raise CovariumError(f"{path} was written by another version of Covarium; start a new run")
     rng.set_state(tensors["rng"])

@@ -45,26 +45,28 @@ def write_report(outcome: SlmcOutcome, config: str) -> None:
 
 def facts(outcome: SlmcOutcome) -> dict[str, str]:
     """The numbers to remember."""
-    assert outcome.plain is not None
+    plain = outcome.plain
+    assert plain is not None
     first, last = outcome.measured[0], outcome.measured[-1]
-    best = max(outcome.measured, key=lambda sampled: gain(sampled, outcome.plain))
+    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
     return {
         "acceptance, linear model": f"{first.acceptance:.1%}",
         f"acceptance, {last.layers} layers": f"{last.acceptance:.1%}",
-        "gain over local updates": f"{gain(best, outcome.plain):.1f} ×",
+        "gain over local updates": f"{gain(best, plain):.1f} ×",
         "largest difference": f"{worst(outcome):.1f} standard errors",
     }
 
 
 def summary(outcome: SlmcOutcome) -> list[str]:
-    assert outcome.plain is not None
-    best = max(outcome.measured, key=lambda sampled: gain(sampled, outcome.plain))
-    comparisons = len(outcome.measured) * sum(e.error > 0 for e in outcome.plain.estimates.values())
+    plain = outcome.plain
+    assert plain is not None
+    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
+    comparisons = len(outcome.measured) * sum(e.error > 0 for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
-        f"Most independent samples per CPU second: {name(best)}. The gain is that of the observable which profits least.",
-        f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at about "
-        f"{expected:.1f} standard errors.",
+        f"Most independent samples per CPU second: {name(best)}. The gain is that of the observable that profits least.",
+        f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
+        f"about {expected:.1f} standard errors.",
     ]
 
 
@@ -133,7 +135,8 @@ def _efficiency(plain: Sampled, measured: Sequence[Sampled]) -> Section:
         )
         for s in all_of_them
     )  # fmt: skip
-    header = ("method", "acceptance", "CPU ms", *(f"τ {key}" for key in SHOWN), *(f"{key} / s" for key in SHOWN), "gain")
+    columns = (*(f"τ {key}" for key in SHOWN), *(f"{key} / s" for key in SHOWN))
+    header = ("method", "acceptance", "CPU ms", *columns, "gain")
     figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in SHOWN})
     text = [
         "One measurement is a sweep of local updates, or one step of self-learning, of one chain. τ is the integrated "
