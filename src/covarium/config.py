@@ -260,7 +260,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_yaml(config: RunConfig, header: Sequence[str] = ()) -> str:
+def to_yaml(config: Section, header: Sequence[str] = ()) -> str:
     """The text that ``read_yaml`` and ``build`` turn back into ``config``; ``header`` lines become comments."""
     comments = "".join(f"# {line}\n" for line in header)
     return comments + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, converting, training, using
+from covarium.cli import checking, converting, slmc, training, using
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
-    doctor,
+    doctor, slmc.slmc,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -93,7 +93,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, MODELS, f"model '{name}'")
+    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
     model_class, config_class = MODELS[name]
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, asked, "model")
