@@ -252,6 +252,8 @@ def test_predict_calculator_and_relax_agree(run: Path, data: Path, tmp_path: Pat
     np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-5)
     assert call("relax", run, out, "--steps", "3", "--out", tmp_path / "relax") == 1  # not converged
     assert len(ase.io.read(tmp_path / "relax" / "trajectory.extxyz", ":")) > 1
+    page = (tmp_path / "relax" / "report.html").read_text()
+    assert "steps_exhausted" in page and page.count('"symbols":') == 2
 
 
 def test_check_model_passes_a_sound_model_and_fails_another(
@@ -273,6 +275,8 @@ def test_md_goes_on_where_it_stopped(run: Path, data: Path, tmp_path: Path) -> N
     assert call(*md, "--time", "4fs", "--out", tmp_path / "part") == 0
     assert call(*md, "--steps", "6", "--out", tmp_path / "part", "--resume") == 0
     assert (tmp_path / "part" / "md.csv").read_text() == (tmp_path / "whole" / "md.csv").read_text()
+    page = (tmp_path / "part" / "report.html").read_text()
+    assert "6 of 6, 1 fs each" in page and "energy drift" in page and "--resume" in page
 
 
 def test_resumed_md_keeps_its_settings(
@@ -379,7 +383,7 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("train {data} --set task.forces=direct", "force_head"),
         ("train {data} --set task.terms.stress.weight=1", "stress"),
         ("train {data} --set data.keys.energy=E", "'E'"),
-        ("train {data} --model equiformer_v3", "did you mean 'equiformer_v2'?"),
+        ("train {data} --model equiformer_v9", "did you mean 'equiformer_v"),
         ("train {data} --recipe oc20-31", "did you mean 'oc20-31m'?"),
         ("train {data} --config absent.yaml", "absent.yaml"),
         ("train {data} --device gpu", "cpu, cuda"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError, nearest
+from covarium.files import replace_file
 from covarium.models import MODELS
 from covarium.tasks import TASKS
 
@@ -29,8 +29,17 @@ Tensors = dict[str, Tensor]
 Models = Mapping[str, tuple[type[Any], type[Any]]]
 Migration = Callable[[Header, Tensors], tuple[Header, Tensors]]
 
+
+def v1_to_v2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Potentials got an offset of every structure and scales of their direct heads."""
+    task = dict(header["task"])
+    if task.get("kind") in ("potential", "denoise"):
+        task = {**task, "offset": 0.0, "head_scales": {}}
+    return {**header, "task": task}, tensors
+
+
 # Entry v − 1 turns a file of format v into one of format v + 1, purely: it returns new dictionaries.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (v1_to_v2,)
 FORMAT = 1 + len(MIGRATIONS)
 
 FOREIGN = {
@@ -187,33 +196,6 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], key: str, header: Head
     metadata = {key: text, "sha256": _digest(text, plain)}
     # not save_file: it leaves a temporary file of its own when it is killed, and makes the result private to the user
     replace_file(path, lambda place: place.write_bytes(to_bytes(plain, metadata=metadata)))
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary name in the same folder, then move that file onto ``path``.
-
-    Raises:
-        CovariumError: writing failed; whatever was at ``path`` is still there.
-    """
-    # a fixed name: what a killed process left behind is overwritten by the next attempt
-    place = path.with_name(f".{path.name}.tmp")
-    try:
-        write(place)
-        _to_disk(place)
-        os.replace(place, path)
-        _to_disk(path.parent)
-    except OSError as error:
-        place.unlink(missing_ok=True)
-        kept = "; the file that was there is unchanged" if path.exists() else ""
-        raise CovariumError(f"cannot write {path}: {error}{kept}") from error
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_file(path: Path, key: str) -> tuple[Tensors, Header]:

@@ -79,24 +79,57 @@ class TermSection(Section):
     delta: float = Field(default=0.1, gt=0)
 
 
+class DenoisingSection(Section):
+    """See ``covarium.tasks.DenoisingSettings``."""
+
+    probability: float = Field(default=0.5, gt=0, le=1)
+    std: float = Field(default=0.025, gt=0)
+    corrupt_ratio: float = Field(default=0.5, gt=0, le=1)
+    max_ratio: float = Field(default=0.75, gt=0, le=1)
+    max_force: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=0.5, ge=0)
+
+
+class PropertySection(Section):
+    """A property instead of a potential: see ``covarium.tasks.Property``.
+
+    Attributes:
+        name: what it is called; also its key in the files, unless ``data.keys.property`` says another.
+        readout: how it follows from the model's output.
+        offset: of every structure, in the unit of the labels.
+        spread: unit of errors in the loss.
+    """
+
+    name: str
+    readout: Literal["sum", "mean", "mean_with_zero", "value", "length"] | None = None
+    offset: float | None = None
+    spread: float | None = Field(default=None, gt=0)
+
+
 class TaskSection(Section):
     """What is asked of the model.
 
     Attributes:
+        kind: ``potential``, or ``denoise``: a potential that also learns to denoise displaced structures.
+        property: a property to learn; None for a potential, to which ``forces`` and ``energy`` belong.
         forces: ``gradient`` of the energy, or the model's ``direct`` head.
         terms: quantity → term of the loss.
         references: energies of the elements, subtracted before learning: in eV by symbol, or how to find them.
-        scale: eV per unit of the model's output.
+        scale: eV (or units of the property) per unit of the model's output.
         energy: what the energies mean.
         theory: level of theory of the labels.
+        denoising: of the kind ``denoise``; None for its defaults.
     """
 
+    kind: Literal["potential", "denoise"] = "potential"
+    property: PropertySection | None = None
     forces: Literal["gradient", "direct"] = "gradient"
     terms: dict[str, TermSection] = Field(default_factory=dict)
-    references: dict[str, float] | Literal["auto", "isolated", "least_squares"] = "auto"
+    references: dict[str, float] | Literal["auto", "isolated", "least_squares", "none"] = "auto"
     scale: float | None = Field(default=None, gt=0)
     energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
     theory: str | None = None
+    denoising: DenoisingSection | None = None
 
 
 class RunConfig(Section):
@@ -227,7 +260,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_yaml(config: RunConfig, header: Sequence[str] = ()) -> str:
+def to_yaml(config: Section, header: Sequence[str] = ()) -> str:
     """The text that ``read_yaml`` and ``build`` turn back into ``config``; ``header`` lines become comments."""
     comments = "".join(f"# {line}\n" for line in header)
     return comments + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

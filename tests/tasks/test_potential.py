@@ -14,10 +14,10 @@ from covarium.analysis.check import crystal, structure
 from covarium.data import Batch, Frame, collate
 from covarium.errors import CovariumError
 from covarium.models import EquiformerV2, EquiformerV2Config
+from covarium.ops.norm import norm
 from covarium.physics import LennardJones
 from covarium.systems import AtomGraph, AtomOutput, GraphSpec, atom_graph
 from covarium.tasks import EnergySemantics, Potential, Prediction, Term
-from covarium.tasks.potential import norm
 
 TINY = EquiformerV2Config(
     num_layers=1, sphere_channels=4, attn_hidden_channels=4, num_heads=2, attn_alpha_channels=2, attn_value_channels=2,
@@ -348,7 +348,7 @@ def test_transform_closes_the_circle() -> None:
 def test_an_unseen_element_is_refused() -> None:
     for z in (6, 92):
         system = atom_graph(np.array([1, z]), np.array([[0.0, 0, 0], [1.0, 0, 0]]), TINY.spec)
-        with pytest.raises(CovariumError, match=rf"atom 1 has atomic number {z}; this potential knows \[1, 8\]"):
+        with pytest.raises(CovariumError, match=rf"atom 1 has atomic number {z}; this model knows \[1, 8\]"):
             potential().predict(system)
 
 
@@ -382,7 +382,7 @@ def test_impossible_tasks_are_refused(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("force",), "'force' is not one of energy, forces, stress; did you mean 'forces'"),
+        (("force",), "'force' is not one of energy, forces, stress, property; did you mean 'forces'"),
         (("forces", "rmse"), "'rmse' is not one of mae, mse, huber, l2"),
         (("energy", "l2"), "'energy' has mae, mse, huber"),
         (("energy", "mae", -1.0), "weight ≥ 0"),

@@ -16,7 +16,7 @@ from ase.data import covalent_radii
 
 from covarium.data import Frame
 from covarium.systems import AtomGraph, GraphSpec, atom_graph
-from covarium.tasks import Potential, Prediction
+from covarium.tasks import Potential, Prediction, Property
 
 MAX_COST = 20_000  # edges + 4 atoms in one pass
 
@@ -61,7 +61,7 @@ class Probe:
 
     def predict(self, system: AtomGraph) -> Prediction:
         """Energy, forces, and stress where every structure has a volume."""
-        return self.potential.predict(system, stress=self.conservative and bool(system.pbc.all()))
+        return self.potential.predict(system, stress=self.potential.has_stress and bool(system.pbc.all()))
 
     def __call__(self, frame: Frame) -> Prediction:
         return self.predict(self.system([frame]))
@@ -75,7 +75,7 @@ class Probe:
         return torch.cat(parts)
 
 
-def frame_graph(potential: Potential, frame: Frame, dtype: torch.dtype) -> AtomGraph:
+def frame_graph(potential: Potential | Property, frame: Frame, dtype: torch.dtype) -> AtomGraph:
     """The neighbourhood of one frame as the model of ``potential`` asks for it."""
     model: Any = potential.model
     return atom_graph(

@@ -18,7 +18,7 @@ from covarium.analysis.check import frame_graph
 from covarium.data import Frame
 from covarium.errors import CovariumError
 from covarium.systems import AtomGraph
-from covarium.tasks import Potential
+from covarium.tasks import Potential, Property
 from covarium.units import GPA, KCAL_PER_MOL
 
 UNITS = {
@@ -158,7 +158,7 @@ class Evaluation:
         rows = [_row(NAMES[name], name, total[name]) for name in NAMES if name in total]
         if "forces" in total:
             norm = total["forces"]["norm"]
-            milli, kcal = _number(norm * 1e3), _number(norm / KCAL_PER_MOL)
+            milli, kcal = number(norm * 1e3), number(norm / KCAL_PER_MOL)
             rows.append(("force vector", milli, "", "meV/Å", kcal, "", "kcal/mol/Å"))
             rows.append(("force direction", _cosine(total["forces"]), "", "mean cosine", "", "", ""))
         header = ("error", "MAE", "RMSE", "unit", "MAE", "RMSE", "unit")
@@ -202,7 +202,7 @@ def evaluate(
     if not any(frame.labels for frame in frames):
         raise CovariumError("nothing to compare with: no frame has energy, forces or stress; use predict instead")
     forces = any("forces" in frame.labels for frame in frames)
-    stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.forces == "gradient"
+    stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.has_stress
     stream = predict_frames(potential, frames, forces=forces, stress=stress, max_cost=max_cost, progress=progress)
     return Evaluation(tuple(stream), tuple(_left_out(potential, frames)))
 
@@ -234,7 +234,7 @@ def predict_frames(
     potential.eval()
     try:
         done = 0
-        for group, graphs, with_stress in _batches(potential, frames, stress, max_cost):
+        for group, graphs, with_stress in batched_frames(potential, frames, stress, max_cost):
             yield from _predict(potential, group, graphs, forces, with_stress)
             done += len(group)
             if progress is not None:
@@ -243,8 +243,8 @@ def predict_frames(
         potential.train(training)
 
 
-def _batches(
-    potential: Potential, frames: Sequence[Frame], stress: bool, max_cost: int
+def batched_frames(
+    potential: Potential | Property, frames: Sequence[Frame], stress: bool, max_cost: int
 ) -> Iterator[tuple[list[Frame], list[AtomGraph], bool]]:
     """Consecutive frames that fit together: bounded cost, and all or none with a volume when stress is asked for."""
     dtype = next((p.dtype for p in potential.model.parameters()), torch.float64)
@@ -305,8 +305,8 @@ def _left_out(potential: Potential, frames: Sequence[Frame]) -> Iterator[LeftOut
     flat = sum(not frame.pbc.all() for frame in stressed)
     if flat:
         yield LeftOut("stress without a volume", flat, "frames not periodic in three directions")
-    if potential.forces == "direct" and len(stressed) > flat:
-        yield LeftOut("stress", len(stressed) - flat, "a potential with direct forces has no stress")
+    if not potential.has_stress and len(stressed) > flat:
+        yield LeftOut("stress", len(stressed) - flat, "a potential with a direct force head and none for the stress")
 
 
 def summarise(predictions: Sequence[FramePrediction]) -> dict[str, dict[str, float]]:
@@ -358,7 +358,7 @@ def _force_errors(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]
     return out | {"cosine": float(cosines.mean())} if turned.any() else out
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Four significant digits, without an exponent where that is readable."""
     value = float(f"{value:.4g}")
     if value == 0:
@@ -372,14 +372,14 @@ def _row(label: str, name: str, errors: dict[str, float]) -> tuple[str, ...]:
     mae, rmse = errors["mae"], errors["rmse"]
     milli = "m" + UNITS[name]
     factor, other = (GPA, "GPa") if name == "stress" else (KCAL_PER_MOL, UNITS[name].replace("eV", "kcal/mol"))
-    return label, _number(mae * 1e3), _number(rmse * 1e3), milli, _number(mae / factor), _number(rmse / factor), other
+    return label, number(mae * 1e3), number(rmse * 1e3), milli, number(mae / factor), number(rmse / factor), other
 
 
 def _force_cells(errors: dict[str, float]) -> tuple[str, ...]:
     return (
-        _number(errors["mae"] * 1e3),
-        _number(errors["rmse"] * 1e3),
-        _number(errors["mae"] / KCAL_PER_MOL),
+        number(errors["mae"] * 1e3),
+        number(errors["rmse"] * 1e3),
+        number(errors["mae"] / KCAL_PER_MOL),
         _cosine(errors),
     )
 
@@ -391,8 +391,8 @@ def _cosine(errors: dict[str, float]) -> str:
 def _group_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     energy, total, forces = entry.get("energy_per_atom"), entry.get("energy"), entry.get("forces")
     return (
-        _number(energy["mae"] * 1e3) if energy else "—",
-        _number(total["mae"] / KCAL_PER_MOL) if total else "—",
-        _number(forces["mae"] * 1e3) if forces else "—",
-        _number(forces["mae"] / KCAL_PER_MOL) if forces else "—",
+        number(energy["mae"] * 1e3) if energy else "—",
+        number(total["mae"] / KCAL_PER_MOL) if total else "—",
+        number(forces["mae"] * 1e3) if forces else "—",
+        number(forces["mae"] / KCAL_PER_MOL) if forces else "—",
     )

@@ -113,6 +113,16 @@ def parity(evaluation: Evaluation) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: str) -> Figure:
+    """Predicted against labelled values of a property, or components of it."""
+    figure, (ax,) = new_figure(f"property {name}", 4.1, 4.0, 1, 1)
+    _parity(ax, labels.ravel(), predicted.ravel(), unit)
+    of = f" ({unit})" if unit else ""
+    ax.set(title=name, xlabel=f"label{of}", ylabel=f"prediction{of}")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def parity_per_element(evaluation: Evaluation) -> Figure:
     """Predicted against labelled force components, a panel for each element."""
     predicted, labels, numbers = evaluation.forces()
@@ -173,6 +183,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
         ("Energy, validation", "meV/atom", 1e3, lambda n: "energy" in n and "per_atom" in n and "mae" in n),
         ("Forces, validation", "meV/Å", 1e3, lambda n: "forces" in n and "mae" in n),
         ("Stress, validation", "meV/Å³", 1e3, lambda n: "stress" in n and "mae" in n),
+        ("Property, validation", "unit of the labels", 1.0, lambda n: "property" in n and "mae" in n),
     )
     panels = [(title, unit, f, [n for n in log if rule(n) and _seen(log[n])]) for title, unit, f, rule in wanted]
     panels = [panel for panel in panels if panel[3]]
@@ -226,6 +237,30 @@ def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
     bottom.plot(t[size > 0], size[size > 0], color=BLUE, linewidth=0.7, rasterized=many)
     _logarithmic(bottom, "y", size[size > 0])
     bottom.set(xlabel="time (ps)", ylabel="|E − E₀| (meV/atom)")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def dynamics(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Potential and total energy, temperature and, where it was logged, volume along a simulation.
+
+    Args:
+        rows: columns of its log by name, two rows or more.
+    """
+    panels = [(("potential_ev", "total_ev"), "energy − first (eV)"), (("temperature_k",), "temperature (K)")]
+    if np.ptp(rows.get("volume_a3", np.zeros(1))) > 0:
+        panels.append((("volume_a3",), "volume (Å³)"))
+    figure, axes = new_figure("dynamics", 6.4, 1.9 * len(panels) + 0.6, len(panels), 1, sharex=True)
+    time = rows["time_fs"] / 1e3
+    for ax, (names, label) in zip(axes, panels, strict=True):
+        for name, colour in zip(names, (BLUE, ORANGE), strict=False):
+            values = rows[name] - (rows[name][0] if name.endswith("_ev") else 0.0)
+            kind = name.removesuffix("_ev") if len(names) > 1 else None
+            ax.plot(time, values, color=colour, linewidth=0.9, label=kind, rasterized=len(time) > 5000)
+        ax.set_ylabel(label)
+        if len(names) > 1:
+            ax.legend(ncols=2)
+    axes[-1].set_xlabel("time (ps)")
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, training, using
+from covarium.cli import checking, converting, slmc, training, using
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -20,16 +20,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    training.train,
-    using.evaluate,
-    using.predict,
-    using.md,
-    using.relax,
-    using.info,
-    training.demo,
-    doctor,
-):
+COMMANDS = (
+    training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
+    doctor, slmc.slmc,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
 

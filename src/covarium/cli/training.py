@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+# names only: --help imports nothing heavy
+RECIPES = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "workflows" / "recipes").glob("*.yaml")))
 
 Labelled = Annotated[
     list[Path] | None,
@@ -26,10 +27,16 @@ Labelled = Annotated[
 
 def train(
     files: Labelled = None,
-    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2.")] = None,
+    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2 or torchmd_et.")] = None,
+    property: Annotated[
+        str | None, Option(metavar="KEY", help="Learn this key of the files, a scalar or a vector, not a potential.")
+    ] = None,
     recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
+    task: Annotated[
+        str | None, Option(help="potential, or denoise: one that also learns to denoise displaced structures.")
+    ] = None,
     valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
     test: Annotated[list[Path] | None, Option(help="File for the error table at the end.")] = None,
     time: Annotated[
@@ -46,41 +53,50 @@ def train(
     threads: Threads = None,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
-    """Train a potential on labelled structures.
+    """Train a potential on labelled structures, or a property (--property).
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
     from covarium.workflows.configuring import configure
-    from covarium.workflows.inference import infer
+    from covarium.workflows.property_inference import plan
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
-        {"train": files, "valid": valid, "test": test}, {"name": model}, time, epochs,
+        {"train": files, "valid": valid, "test": test}, {"name": model}, {"kind": task}, time, epochs,
         {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
     )  # fmt: skip
     if resume is not None:
-        if any((files, model, recipe, config, valid, test, out, dtype, seed is not None)):
+        if any((files, model, property, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(
                 "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
             )
         resolved = resumed_config(resume, given, settings or [])
         folder = resume
     else:
+        if property is not None:
+            given["task"] = {"property": {"name": property}}
+            recipe = recipe or ("properties" if config is None else None)
         resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
-    _run(infer(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
+    _run(plan(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(
-    data: dict[str, list[Path] | None], model: dict[str, Any], time: str | None, epochs: int | None, top: dict[str, Any]
+    data: dict[str, list[Path] | None],
+    model: dict[str, Any],
+    task: dict[str, Any],
+    time: str | None,
+    epochs: int | None,
+    top: dict[str, Any],
 ) -> dict[str, Any]:
     """The sections that options speak of."""
     given: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     given["data"] = {key: [str(path) for path in paths] for key, paths in data.items() if paths}
     given["model"] = {key: value for key, value in model.items() if value is not None}
+    given["task"] = {key: value for key, value in task.items() if value is not None}
     if time is not None or epochs is not None:
         # a length that was asked for replaces the recipe's
         given["training"] = {"time_s": duration(time) if time else None, "epochs": epochs, "steps": None}

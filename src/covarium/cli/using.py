@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
@@ -12,6 +13,7 @@ from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, S
 
 if TYPE_CHECKING:
     from covarium.workflows.loaded import LoadedPotential
+    from covarium.workflows.loaded_property import LoadedProperty
 
 
 class Ensemble(StrEnum):
@@ -46,14 +48,14 @@ def evaluate(
     from covarium.cli.console import counting, say, table
     from covarium.workflows.evaluation import evaluate_files, write_json, write_report
 
-    loaded = loaded_potential(model, device, dtype, threads)
+    loaded = loaded_model(model, device, dtype, threads)
     with counting("evaluating") as progress:
         reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
     for note in [*reading.notes, *reading.left_out]:
         say(note)
     for shown in evaluation.tables():
         table(shown.title, shown.header, shown.rows)
-    about = {"model": str(loaded.path), "files": [str(file) for file in files], "energies": _semantics(loaded)}
+    about = {"model": str(loaded.path), "files": [str(file) for file in files], **_semantics(loaded)}
     targets = [json] if json else []
     if out is not None:
         write_report(loaded, reading, evaluation, out / "report.html")
@@ -67,7 +69,7 @@ def evaluate(
 def predict(
     model: Model,
     files: Files,
-    out: Annotated[Path, Option(help="extxyz file for the structures with energy, forces and stress.")] = Path(
+    out: Annotated[Path, Option(help="extxyz file for the structures with what was predicted.")] = Path(
         "predicted.extxyz"
     ),
     settings: Settings = None,
@@ -75,15 +77,16 @@ def predict(
     dtype: Precision = None,
     threads: Threads = None,
 ) -> None:
-    """Energy, forces and stress of structures."""
+    """Energy, forces and stress of structures, or the property that the model was trained on."""
     from covarium.cli.console import counting, say
     from covarium.workflows.evaluation import predict_file
 
-    loaded = loaded_potential(model, device, dtype, threads)
+    loaded = loaded_model(model, device, dtype, threads)
     with counting("predicting") as progress:
         count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
-    say(f"energies: {_semantics(loaded)}")
-    say(f"{count} structures with energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³): {out}")
+    for what, meaning in _semantics(loaded).items():
+        say(f"{what}: {meaning}")
+    say(f"{count} structures with {_predicted(loaded)}: {out}")
 
 
 def md(
@@ -102,7 +105,7 @@ def md(
     pressure: Annotated[float | None, Option(help="GPa, for npt. Default: 0.")] = None,
     interval: Annotated[int | None, Option(min=1, help="Steps between saved frames. Default: 10.")] = None,
     index: Index = None,
-    out: Annotated[Path, Option(help="Folder for trajectory.extxyz, md.csv and the state to resume from.")] = Path(
+    out: Annotated[Path, Option(help="Folder for trajectory, log, report.html and the state to resume from.")] = Path(
         "md"
     ),
     resume: Annotated[
@@ -117,11 +120,12 @@ def md(
 
     Stops with a reason and exit code 1 when atoms overlap, the temperature jumps or memory runs out.
     """
-    from covarium.cli.console import say, stepping
+    from covarium.cli.console import commands, say, stepping
     from covarium.simulation import md as run_md
     from covarium.simulation import resume_md
     from covarium.workflows.dynamics import new_settings, resumed_settings
     from covarium.workflows.loaded import read_structure
+    from covarium.workflows.simulated import REPORT, dynamics_report
 
     if time is not None and steps is not None:
         raise BadParameter("give --time or --steps, not both")
@@ -154,7 +158,10 @@ def md(
     if result.drift is not None:
         ps = result.steps * settings.timestep / 1e3
         say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps over {ps:g} ps")
-    _show_files(result.files)
+    go_on = f"covarium md {quote(str(model))} --resume --out {quote(str(out))} --steps {2 * settings.steps}"
+    dynamics_report(result, settings, out / REPORT, [go_on])
+    _show_files({**result.files, "report": out / REPORT})
+    commands("Go on:", [go_on])
     if result.reason != "finished":
         raise Exit(1)
 
@@ -168,16 +175,17 @@ def relax(
     steps: Annotated[int, Option(min=0, help="At most.")] = 500,
     optimiser: Annotated[Optimiser, Option(help="Method.")] = Optimiser.bfgs,
     index: Index = None,
-    out: Annotated[Path, Option(help="Folder for relaxed.extxyz and trajectory.extxyz.")] = Path("relax"),
+    out: Annotated[Path, Option(help="Folder for relaxed.extxyz, trajectory.extxyz and report.html.")] = Path("relax"),
     device: Device = None,
     dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
     threads: Threads = None,
 ) -> None:
     """The nearest minimum of the energy, from a structure. Exit code 1 if it was not reached."""
-    from covarium.cli.console import say, stepping
+    from covarium.cli.console import commands, say, stepping
     from covarium.simulation import RelaxSettings
     from covarium.simulation import relax as run_relax
     from covarium.workflows.loaded import read_structure
+    from covarium.workflows.simulated import REPORT, relaxation_report
 
     settings = RelaxSettings(fmax=fmax, steps=steps, optimiser=optimiser.value, cell=cell, pressure=pressure)
     loaded = loaded_potential(model, device, dtype, threads)
@@ -191,7 +199,11 @@ def relax(
         say(f"energy {result.energies[-1]:.6f} eV, changed by {change:+.6f} eV")
     if result.fmax is not None:
         say(f"largest force {result.fmax:.4g} eV/Å")
-    _show_files(result.files)
+    last = result.files.get("relaxed", file)
+    go_on = f"covarium md {quote(str(model))} {quote(str(last))} --temperature 300 --time 5ps"
+    relaxation_report(result, settings, atoms, out / REPORT, [go_on])
+    _show_files({**result.files, "report": out / REPORT})
+    commands("Go on:", [go_on])
     if result.reason != "converged":
         raise Exit(1)
 
@@ -199,9 +211,12 @@ def relax(
 def info(model: Model) -> None:
     """What a model is, what it was trained on, and how good it was."""
     from covarium.cli.console import findings
-    from covarium.workflows.loaded import describe, load
+    from covarium.workflows.loaded import LoadedPotential, describe
+    from covarium.workflows.loaded_property import describe_property, load_model
 
-    for title, rows in describe(load(model, device="cpu")).items():
+    loaded = load_model(model, device="cpu")
+    chapters = describe(loaded) if isinstance(loaded, LoadedPotential) else describe_property(loaded)
+    for title, rows in chapters.items():
         findings(title, rows)
 
 
@@ -214,9 +229,34 @@ def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threa
     return load(model, device=device, dtype=None if dtype is None else dtype.value)
 
 
-def _semantics(loaded: LoadedPotential) -> str:
-    meaning = loaded.potential.semantics
-    return f"{meaning.kind}, {meaning.functional or 'level of theory not stated'}"
+def loaded_model(
+    model: Path, device: str | None, dtype: Dtype | None, threads: int | None
+) -> LoadedPotential | LoadedProperty:
+    """The same, of a potential or a property."""
+    from covarium.workflows.device import use_threads
+    from covarium.workflows.loaded_property import load_model
+
+    use_threads(threads)
+    return load_model(model, device=device, dtype=None if dtype is None else dtype.value)
+
+
+def _semantics(loaded: LoadedPotential | LoadedProperty) -> dict[str, str]:
+    """What the numbers mean."""
+    from covarium.workflows.loaded import LoadedPotential
+
+    if isinstance(loaded, LoadedPotential):
+        energies = loaded.potential.semantics
+        return {"energies": f"{energies.kind}, {energies.functional or 'level of theory not stated'}"}
+    meaning = loaded.task.semantics
+    return {"property": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
+
+
+def _predicted(loaded: LoadedPotential | LoadedProperty) -> str:
+    from covarium.workflows.loaded import LoadedPotential
+
+    if isinstance(loaded, LoadedPotential):
+        return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
+    return f"'{loaded.task.semantics.name}'"
 
 
 def _show_files(files: dict[str, Path]) -> None:

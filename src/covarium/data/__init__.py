@@ -3,6 +3,7 @@
 from covarium.data.batch import Batch, FrameDataset, collate
 from covarium.data.charges import charge_and_spin
 from covarium.data.frame import Frame
+from covarium.data.property_statistics import PropertyStatistics, property_statistics, sum_or_mean
 from covarium.data.reading import Reading, Structure, read, read_structures
 from covarium.data.sampler import BalancedSampler
 from covarium.data.split import Split, split
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "Frame",
     "FrameDataset",
+    "PropertyStatistics",
     "Reading",
     "References",
     "Split",
@@ -21,9 +23,11 @@ __all__ = [
     "charge_and_spin",
     "collate",
     "element_references",
+    "property_statistics",
     "read",
     "read_structures",
     "remaining_energy",
     "split",
     "statistics",
+    "sum_or_mean",
 ]

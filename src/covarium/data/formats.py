@@ -200,8 +200,7 @@ def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Units as schnetpack states them in the data base's metadata."""
     stated = {STATED_UNITS["length"][0]: metadata.get("_distance_unit")}
     for label, unit in metadata.get("_property_unit_dict", {}).items():
-        if label in ("energy", "forces"):
-            stated[STATED_UNITS[label][0]] = unit
+        stated[STATED_UNITS[label][0] if label in ("energy", "forces") else f"{label}_unit"] = unit
     return {key: unit for key, unit in stated.items() if unit}
 
 

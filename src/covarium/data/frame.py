@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase.geometry import minkowski_reduce
 
 from covarium.errors import CovariumError
 
-LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
+LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "property": ""}
 LARGEST = 1e12  # of any number in eV and Å; squares of much larger ones overflow
 FAR = 10.0  # Å between an atom and its periodic images, beyond which it counts as isolated
 
@@ -24,8 +24,8 @@ class Frame:
         positions: [n, 3] Å.
         cell: [3, 3] lattice vectors as rows, Å; zeros if there is none.
         pbc: [3] bool.
-        labels: any of ``energy`` (0-d, eV, of the whole structure), ``forces`` ([n, 3] eV/Å) and ``stress``
-            ([3, 3] eV/Å³, positive under tension, as ASE has it).
+        labels: any of ``energy`` (0-d, eV, of the whole structure), ``forces`` ([n, 3] eV/Å), ``stress``
+            ([3, 3] eV/Å³, positive under tension, as ASE has it) and ``property`` (0-d or [3], in the file's unit).
         fixed: [n] bool, frozen atoms; left out of force losses and force errors.
         charge: total charge in e.
         spin: number of unpaired electrons.
@@ -33,6 +33,7 @@ class Frame:
         group: frames that share it belong to one molecule or trajectory and are never split; empty if unknown.
         source: the file it came from.
         index: its place in that file, from 0.
+        tags: [n] int64, kinds of atoms in slabs, see ``AtomGraph``; zeros unless given.
 
     Raises:
         CovariumError: an array has the wrong shape, a value is not finite or absurdly large, an atomic number is not an
@@ -51,9 +52,12 @@ class Frame:
     group: str = ""
     source: str = ""
     index: int = 0
+    tags: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         n = len(self.numbers)
+        if len(self.tags) == 0:
+            object.__setattr__(self, "tags", np.zeros(n, dtype=np.int64))
         if n == 0:
             raise CovariumError(f"{self.where}: it has no atoms; leave it out")
         self._check("numbers", self.numbers, (n,), "")
@@ -64,7 +68,10 @@ class Frame:
         self._check("cell", self.cell, (3, 3), "Å")
         self._check("pbc", self.pbc, (3,), "")
         self._check("fixed", self.fixed, (n,), "")
-        shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3)}
+        self._check("tags", self.tags, (n,), "")
+        shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3), "property": ()}
+        if "property" in self.labels and self.labels["property"].ndim:
+            shapes["property"] = (3,)
         for label, value in self.labels.items():
             if label not in shapes:
                 raise CovariumError(f"{self.where}: label '{label}' is unknown; allowed: {', '.join(shapes)}")

@@ -32,6 +32,8 @@ def fits(label: str, value: Any, atoms: int) -> bool:  # noqa: ANN401  (a foreig
         return array.shape == (atoms,)
     if label in ("stress", "virial"):
         return array.shape in ((6,), (9,), (3, 3))
+    if label == "property":
+        return array.shape in ((), (1,), (3,))
     return array.shape == ()
 
 
@@ -107,7 +109,7 @@ def _gap(records: Sequence[Record], label: str, one: str, other: str) -> float:
 
 
 def extract(record: Record, label: str, key: str, units: Units) -> np.ndarray | None:
-    """The label in eV and Å, float64; None where the record lacks the key.
+    """The label in eV and Å, a property as it is, float64; None where the record lacks the key.
 
     A virial becomes a stress by stress = −virial / volume.
 
@@ -125,11 +127,18 @@ def extract(record: Record, label: str, key: str, units: Units) -> np.ndarray | 
     array = np.array(value, dtype=np.float64)
     if label in ("stress", "virial"):
         return _stress(record, label, key, array, units)
+    if label == "property":
+        return array.reshape(()) if array.size == 1 else array
     return np.asarray(array * units.size.get(label, 1.0))
 
 
 def _expected(label: str, atoms: int) -> str:
-    shapes = {"forces": f"numbers [{atoms}, 3]", "fixed": f"0 or 1 per atom [{atoms}]", "stress": "6 or 9 numbers"}
+    shapes = {
+        "forces": f"numbers [{atoms}, 3]",
+        "fixed": f"0 or 1 per atom [{atoms}]",
+        "stress": "6 or 9 numbers",
+        "property": "one number or a vector of 3",
+    }
     return shapes.get("stress" if label == "virial" else label, "one number")
 
 
@@ -145,6 +154,19 @@ def _stress(record: Record, label: str, key: str, array: np.ndarray, units: Unit
     else:
         full = full * units.size["stress"]
     return (full + full.T) / 2
+
+
+def property_unit(records: Sequence[Record], key: str, given: str) -> str:
+    """The unit of a property: the one given, else what the files state under ``KEY_unit``, else empty.
+
+    Raises:
+        CovariumError: the files state several.
+    """
+    names = (plain(key) + "unit", plain(key) + "units")
+    stated = {str(value) for r in records for name, value in r.values.items() if plain(name) in names}
+    if not given and len(stated) > 1:
+        raise CovariumError(f"the files state '{key}' in several units, {', '.join(sorted(stated))}; read them apart")
+    return given or next(iter(stated), "")
 
 
 def keys_of(records: Sequence[Record]) -> list[str]:

@@ -20,6 +20,7 @@ LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "spin": ("spin", "unpairedelectrons"),
         "multiplicity": ("multiplicity", "spinmultiplicity"),
         "fixed": ("fixed",),
+        "property": (),  # only the user knows which
     }
 )  # fmt: skip
 FORCE_CONSISTENT = "freeenergy"  # a second, well-defined energy beside "energy" (ASE, VASP), not a rival for its name

@@ -56,13 +56,13 @@ def read(
     Args:
         paths: anything ASE reads, and npz; plain or compressed with xz, gz or bz2.
         keys: which key of the files holds ``energy``, ``forces``, ``stress``, ``virial``, ``charge``, ``spin``,
-            ``multiplicity``, ``fixed``, ``group``; for npz also ``positions``, ``numbers``, ``cell``, ``pbc``. Others
-            are found under their usual names.
+            ``multiplicity``, ``fixed``, ``group``, ``property`` (which has no usual name); for npz also ``positions``,
+            ``numbers``, ``cell``, ``pbc``. Others are found under their usual names.
         units: of the files, for ``energy``, ``length``, ``forces`` (else energy/length) and ``stress`` (else
             energy/length³). Those missing are taken from the files where stated, else eV and Å. Naming any of them also
-            turns refusals for implausible values into notes.
+            turns refusals for implausible values into notes. That of ``property`` is recorded and converts nothing.
         need: the labels that every frame must have; others are kept where all frames have them. A single atom needs no
-            forces: they are zero by symmetry.
+            forces: they are zero by symmetry. With ``property``, energies, forces and stress are not looked for.
         limit: read only the first frames of each file, this many.
 
     Raises:
@@ -70,6 +70,7 @@ def read(
             frames; units are unknown or contradicted by the values.
     """
     keys, given_units = dict(keys or {}), dict(units or {})
+    given_unit = given_units.pop("property", "")
     _check_arguments(paths, keys, need, limit)
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
@@ -81,14 +82,17 @@ def read(
     _charge_everywhere(records, chosen)
     frames = [to_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
+    names = file_units.names
+    if "property" in used:
+        names = names | {"property": labelling.property_unit(records, used["property"], given_unit)}
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
     used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
-    _check_values(frames, file_units, notes)
+    _check_values(frames, file_units, names, notes)
     if group is not None:
         used["group"] = group
         notes.append(f"groups for splitting from '{group}'")
     theory = labelling.theory(records, notes)
-    return Reading(frames, used, file_units.names, theory, notes, left_out)
+    return Reading(frames, used, names, theory, notes, left_out)
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,9 @@ def _choose(
     """The key of each label; what is unclear is refused if it is needed, else left out."""
     chosen: dict[str, str | None] = {}
     for label in LABELS:
+        if "property" in need and label in ("energy", "forces", "stress", "virial"):
+            chosen[label] = None
+            continue
         optional = label not in need and label not in keys and label in (*LABEL_UNITS, "virial")
         try:
             chosen[label] = labelling.choose(records, label, keys, notes)
@@ -234,6 +241,8 @@ def _labels(
             continue
         if name == "virial":
             notes.append(f"stress = −'{key}' / volume")
+        if label == "property" and len({value.shape for value in column if value is not None}) > 1:
+            raise CovariumError(f"'{key}' is a scalar in some frames and a vector in others; separate them")
         for value, slot in zip(column, values, strict=True):
             if value is not None:
                 slot[label] = value
@@ -300,6 +309,7 @@ def to_frame(
         group=str(record.values.get(group, "")) if group is not None else "",
         source=record.source,
         index=record.index,
+        tags=record.atoms.get_tags().astype(np.int64),
     )
 
 
@@ -317,9 +327,14 @@ def _charge_everywhere(records: Sequence[Record], chosen: Mapping[str, str | Non
             )
 
 
-def _check_values(frames: Sequence[Frame], units: Units, notes: list[str]) -> None:
-    names = units.names
-    notes.append(f"units {units.origin}: energy {names['energy']}, length {names['length']}, forces {names['forces']}")
+def _check_values(frames: Sequence[Frame], units: Units, names: Mapping[str, str], notes: list[str]) -> None:
+    if "property" in names:
+        unit = names["property"] or "numbers as in the file, unit not stated"
+        notes.append(f"units {units.origin}: length {names['length']}; property: {unit}")
+    else:
+        notes.append(
+            f"units {units.origin}: energy {names['energy']}, length {names['length']}, forces {names['forces']}"
+        )
     for finding in findings(frames, units.size["energy"]):
         if finding.wrong and units.origin != "given":
             raise CovariumError(

@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from covarium.data.batch import FrameDataset
-from covarium.data.frame import Frame
+from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.errors import CovariumError, nearest
 
 AGREE = 1e-3  # eV; isolated atoms of one element that differ by more contradict each other
@@ -55,7 +55,7 @@ class Statistics:
 
 
 def statistics(
-    data: FrameDataset, references: Literal["auto", "isolated", "least_squares"] | Mapping[str, float] = "auto"
+    data: FrameDataset, references: Literal["auto", "isolated", "least_squares", "none"] | Mapping[str, float] = "auto"
 ) -> Statistics:
     """The statistics of a training set; finds the neighbours of every frame.
 
@@ -89,7 +89,9 @@ def remaining_energy(frame: Frame, references: Mapping[int, float]) -> float:
 
 
 def element_references(
-    frames: Sequence[Frame], mode: Literal["auto", "isolated", "least_squares"] | Mapping[str, float] = "auto"
+    frames: Sequence[Frame],
+    mode: Literal["auto", "isolated", "least_squares", "none"] | Mapping[str, float] = "auto",
+    label: str = "energy",
 ) -> References:
     """Reference energies of the elements of the frames, in float64.
 
@@ -97,7 +99,8 @@ def element_references(
         frames: training frames with energies (without, the references are zero unless given).
         mode: ``isolated``: the energies of isolated neutral atoms among the frames; ``least_squares``: the energies
             that explain the totals best, of least norm where compositions leave a choice; ``auto``: isolated atoms
-            where every element has one, else least squares; or energies in eV by chemical symbol.
+            where every element has one, else least squares; ``none``: zero; or energies in eV by chemical symbol.
+        label: ``property`` for an extensive scalar in place of the energy; then in its unit.
 
     Raises:
         CovariumError: an element has no given energy or no isolated atom, or two isolated atoms contradict each other.
@@ -105,12 +108,16 @@ def element_references(
     elements = _elements(frames)
     if not isinstance(mode, str):
         return _given(elements, mode)
-    if mode not in ("auto", "isolated", "least_squares"):
-        hint = nearest(mode, ("auto", "isolated", "least_squares"))
-        raise CovariumError(f"references '{mode}' are unknown{hint}; allowed: auto, isolated, least_squares, energies")
-    if "energy" not in frames[0].labels:
+    if mode not in ("auto", "isolated", "least_squares", "none"):
+        hint = nearest(mode, ("auto", "isolated", "least_squares", "none"))
+        raise CovariumError(
+            f"references '{mode}' are unknown{hint}; allowed: auto, isolated, least_squares, none, energies"
+        )
+    if mode == "none":
+        return References(dict.fromkeys(elements, 0.0), "given", [])
+    if label not in frames[0].labels:
         return References(dict.fromkeys(elements, 0.0), "given", ["no energies: references are zero"])
-    isolated = _isolated(frames) if mode != "least_squares" else {}
+    isolated = _isolated(frames, label) if mode != "least_squares" else {}
     lacking = [chemical_symbols[z] for z in elements if z not in isolated]
     if mode == "isolated" and lacking:
         raise CovariumError(
@@ -125,7 +132,7 @@ def element_references(
         notes.append(f"only isolated atoms hold {', '.join(alone)}: their energies are the references of these")
     # isolated atoms would distort the fit for elements of other frames, but are all there is for the rest
     fitted = [frame for frame in frames if not frame.isolated or int(frame.numbers[0]) not in bound]
-    return _least_squares(fitted, elements, notes)
+    return _least_squares(fitted, elements, notes, label)
 
 
 def _elements(frames: Sequence[Frame]) -> tuple[int, ...]:
@@ -142,24 +149,25 @@ def _given(elements: Sequence[int], energies: Mapping[str, float]) -> References
     return References({z: float(energies[chemical_symbols[z]]) for z in elements}, "given", [])
 
 
-def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
-    """Energies of the isolated neutral atoms."""
+def _isolated(frames: Sequence[Frame], label: str) -> dict[int, float]:
+    """Energies of the isolated neutral atoms, or another label of them."""
     first: dict[int, Frame] = {}
     for frame in frames:
         if not frame.isolated or frame.charge != 0:
             continue
         known = first.setdefault(int(frame.numbers[0]), frame)
-        if abs(float(known.labels["energy"] - frame.labels["energy"])) > AGREE:
+        if abs(float(known.labels[label] - frame.labels[label])) > AGREE:
+            unit = LABEL_UNITS[label]
             raise CovariumError(
-                f"isolated {chemical_symbols[frame.numbers[0]]} has {known.labels['energy']:.6f} eV in {known.where} "
-                f"and {frame.labels['energy']:.6f} eV in {frame.where}; leave one out, or use least squares"
+                f"isolated {chemical_symbols[frame.numbers[0]]} has {known.labels[label]:.6f} {unit} in {known.where} "
+                f"and {frame.labels[label]:.6f} {unit} in {frame.where}; leave one out, or use least squares"
             )
-    return {z: float(frame.labels["energy"]) for z, frame in first.items()}
+    return {z: float(frame.labels[label]) for z, frame in first.items()}
 
 
-def _least_squares(frames: Sequence[Frame], elements: tuple[int, ...], notes: list[str]) -> References:
+def _least_squares(frames: Sequence[Frame], elements: tuple[int, ...], notes: list[str], label: str) -> References:
     counts = np.array([np.bincount(frame.numbers, minlength=119)[list(elements)] for frame in frames], dtype=np.float64)
-    energies = np.array([float(frame.labels["energy"]) for frame in frames])
+    energies = np.array([float(frame.labels[label]) for frame in frames])
     solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
     if rank < len(elements):
         names = ", ".join(chemical_symbols[elements[k]] for k in indistinguishable(counts))

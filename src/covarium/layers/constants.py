@@ -19,10 +19,17 @@ class ExactConstants(nn.Module):
         super().__init__()
         self._exact: dict[str, np.ndarray] = {}
 
-    def constant(self, name: str, value: np.ndarray) -> None:
-        """Register ``value`` (float64) as the buffer ``name``, not stored in checkpoints."""
+    def constant(self, name: str, value: np.ndarray, *, stored: bool = False) -> None:
+        """Register ``value`` (float64) as the buffer ``name``, in checkpoints if ``stored``: what is loaded from one
+        then takes its place, as published files hold rounded values."""
         self._exact[name] = np.asarray(value, dtype=np.float64)
-        self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
+        self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()), persistent=stored)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # noqa: ANN401
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        for name in self._exact.keys() - self._non_persistent_buffers_set:
+            if prefix + name in state_dict:
+                self._exact[name] = state_dict[prefix + name].double().cpu().numpy()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401 - torch's own signature
         super()._apply(fn, recurse)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import vesin
 from ase.neighborlist import primitive_neighbor_list
+from torch import Tensor
 
 from covarium.errors import CovariumError
 from covarium.systems.atom_graph import AtomGraph, GraphSpec
@@ -185,3 +188,28 @@ def atom_graph(
         charge=torch.tensor([charge], dtype=dtype),
         spin=torch.tensor([spin], dtype=dtype),
     )
+
+
+def renew_edges(graph: AtomGraph, spec: GraphSpec, changed: Tensor) -> AtomGraph:
+    """A batch with the neighbours of some structures found again from its positions.
+
+    Args:
+        graph: on any device; no gradient flows through the search.
+        spec: the neighbourhood of the model that will read it.
+        changed: [B] bool, the structures whose atoms have moved; the others keep their edges.
+    """
+    atoms = np.concatenate([[0], np.cumsum(graph.atoms_per_graph().cpu().numpy())])
+    edges = np.searchsorted(graph.edge_index[1].cpu().numpy(), atoms)
+    positions, cell = (value.detach().double().cpu().numpy() for value in (graph.positions, graph.cell))
+    pbc = graph.pbc.cpu().numpy()
+    indices, shifts = [], []
+    for b, again in enumerate(changed.tolist()):
+        own = slice(atoms[b], atoms[b + 1])
+        if again:
+            index, shift = neighbour_pairs(positions[own], cell[b], pbc[b], spec)
+            indices.append(torch.from_numpy(index + atoms[b]).to(graph.edge_index))
+            shifts.append(torch.from_numpy(shift).to(graph.shifts))
+        else:
+            indices.append(graph.edge_index[:, edges[b] : edges[b + 1]])
+            shifts.append(graph.shifts[edges[b] : edges[b + 1]])
+    return replace(graph, edge_index=torch.cat(indices, dim=1), shifts=torch.cat(shifts))

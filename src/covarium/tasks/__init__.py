@@ -1,7 +1,22 @@
 """The question asked of a model."""
 
+from covarium.tasks.denoise import Denoise, DenoisingSettings
+from covarium.tasks.effective_action import EffectiveAction
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
+from covarium.tasks.property import Property, PropertyPrediction, PropertySemantics
 
-TASKS = {"potential": Potential}
+TASKS = {"potential": Potential, "property": Property, "denoise": Denoise, "effective_action": EffectiveAction}
 
-__all__ = ["TASKS", "EnergySemantics", "Potential", "Prediction", "Term"]
+__all__ = [
+    "TASKS",
+    "Denoise",
+    "DenoisingSettings",
+    "EffectiveAction",
+    "EnergySemantics",
+    "Potential",
+    "Prediction",
+    "Property",
+    "PropertyPrediction",
+    "PropertySemantics",
+    "Term",
+]

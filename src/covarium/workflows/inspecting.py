@@ -15,12 +15,12 @@ from covarium import __version__
 from covarium.analysis import report
 from covarium.analysis.errors import Table
 from covarium.analysis.histograms import counted, element_counts, histogram
-from covarium.checkpoint import replace_file
 from covarium.data import Frame
 from covarium.data.findings import Finding, Place, accepted, finding
 from covarium.data.survey import FORCE_BINS, NEAR_BINS, Survey
 from covarium.data.verdicts import References, references, unknown_elements, verdicts
 from covarium.errors import CovariumError
+from covarium.files import replace_file
 from covarium.workflows.evaluation import data_settings
 from covarium.workflows.loaded import load
 

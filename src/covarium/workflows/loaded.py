@@ -57,14 +57,14 @@ class LoadedPotential:
 
         Args:
             atoms: one structure or many; charge and spin are read as by ``covarium.data.charge_and_spin``.
-            stress: where a structure is periodic in three directions and forces are gradients; else it is None.
+            stress: where a structure is periodic in three directions and the potential has it; else it is None.
 
         Raises:
             CovariumError: an element the model does not know, or a charge or spin it ignores; the structure is named.
         """
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
         frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
-        stress = stress and self.potential.forces == "gradient"
+        stress = stress and self.potential.has_stress
         predictions = []
         for p in predict_frames(self.potential, frames, stress=stress):
             assert p.forces is not None
@@ -89,8 +89,22 @@ def load(
         dtype: ``"float32"``, ``"float64"``; None for that of the file.
 
     Raises:
-        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available.
+        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
+            model predicts a property, not energies.
     """
+    read, file = read_model(path, device, dtype)
+    if not isinstance(read.task, Potential):
+        raise CovariumError(
+            f"{file} predicts the property '{read.task.semantics.name}' and has neither energies nor forces; it serves "
+            "`covarium evaluate`, `predict` and `info`"
+        )
+    return LoadedPotential(read.task, read.header, file)
+
+
+def read_model(
+    path: Path | str, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[checkpoint.Checkpoint, Path]:
+    """A trained task of any kind, and its file; see ``load``."""
     file = model_file(Path(path))
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -99,7 +113,8 @@ def load(
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
-    return LoadedPotential(read.task.requires_grad_(False), read.header, file)
+    read.task.requires_grad_(False)
+    return read, file
 
 
 def model_file(path: Path) -> Path:
@@ -135,6 +150,7 @@ def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
         spin=spin,
         source=source,
         index=index,
+        tags=atoms.get_tags().astype(np.int64),
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from covarium.analysis.errors import Evaluation, Table
-from covarium.analysis.report import Section, error_sections, training_section
+from covarium.analysis.property_errors import PropertyEvaluation, sections_of
+from covarium.analysis.report import Section, training_section
 from covarium.training import Result
 from covarium.workflows.inference import Plan
 
@@ -18,7 +19,12 @@ def data_section(plan: Plan) -> Section:
 
 
 def run_sections(
-    plan: Plan, result: Result, evaluations: Mapping[str, Evaluation], log: Path, config: str, commands: Sequence[str]
+    plan: Plan,
+    result: Result,
+    evaluations: Mapping[str, Evaluation | PropertyEvaluation],
+    log: Path,
+    config: str,
+    commands: Sequence[str],
 ) -> list[Section]:
     """All chapters of a training run.
 
@@ -39,9 +45,9 @@ def run_sections(
     ]
 
 
-def judged(evaluations: Mapping[str, Evaluation]) -> Iterable[Section]:
+def judged(evaluations: Mapping[str, Evaluation | PropertyEvaluation]) -> Iterable[Section]:
     """Errors of each part, its name in the titles."""
     for part, evaluation in evaluations.items():
-        for section in error_sections(evaluation):
+        for section in sections_of(evaluation):
             yield Section(f"{section.title}, {part}", tables=section.tables, figures=section.figures,
                           structures=section.structures)  # fmt: skip

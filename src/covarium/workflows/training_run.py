@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,12 @@ import torch
 
 from covarium import __version__, checkpoint
 from covarium.analysis import report
-from covarium.analysis.errors import Evaluation, evaluate
+from covarium.analysis.errors import Evaluation
+from covarium.analysis.property_errors import PropertyEvaluation, judge
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.errors import CovariumError
-from covarium.tasks import Potential
+from covarium.files import held, replace_text
+from covarium.tasks import Potential, Property
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
 from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
@@ -42,11 +41,13 @@ class Outcome:
         result: how training ended.
         evaluations: errors of the best model on the validation and test frames; none after an interruption, and on
             other ranks than the first.
+        kind: ``potential`` or ``property``.
     """
 
     folder: Path
     result: Result
-    evaluations: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation | PropertyEvaluation]
+    kind: str = "potential"
 
     @property
     def model(self) -> Path:
@@ -62,6 +63,8 @@ class Outcome:
         folder = shlex.quote(str(self.folder))
         if self.result.interrupted:
             return [resume_command(self.folder, announced())]
+        if self.kind == "property":
+            return [f"covarium evaluate {folder} FILE", f"covarium predict {folder} FILE", f"covarium info {folder}"]
         return [
             f"covarium evaluate {folder} FILE",
             f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
@@ -129,11 +132,14 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         if not ranks.first:
             result = _train(plan, out, None, resume, ranks)
             return Outcome(out, result, {})
-        with _held(out, resume):
-            checkpoint.replace_file(out / CONFIG, lambda path: path.write_text(_config_text(plan), encoding="utf-8"))
-            checkpoint.replace_file(out / SPLIT, lambda path: path.write_text(_split_text(plan), encoding="utf-8"))
+        with held(out):
+            if not resume:
+                refuse_used(out)
+            replace_text(out / CONFIG, _config_text(plan))
+            replace_text(out / SPLIT, _split_text(plan))
             result = _train(plan, out, progress, resume, ranks)
-            outcome = Outcome(out, result, {} if result.interrupted else _evaluate(plan, out, device))
+            evaluations = {} if result.interrupted else _evaluate(plan, out, device)
+            outcome = Outcome(out, result, evaluations, plan.task.describe()["kind"])
             if not result.interrupted:
                 sections = run_sections(
                     plan, result, outcome.evaluations, out / LOG, _config_text(plan), outcome.next_commands
@@ -146,7 +152,7 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     card = {"covarium": __version__, "torch": torch.__version__, "run": plan.config.model_dump(mode="json")}
     frames = {"training_frames": len(plan.train), "validation_frames": len(plan.valid)}
 
-    def save_best(task: Potential, row: Mapping[str, Any]) -> None:
+    def save_best(task: Potential | Property, row: Mapping[str, Any]) -> None:
         # without the clock, so that the same run gives the same file
         measured = {name: value for name, value in row.items() if name != "time"}
         checkpoint.save(out / BEST, task, {**card, **frames, **measured})
@@ -157,11 +163,11 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     )  # fmt: skip
 
 
-def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Evaluation]:
+def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Evaluation | PropertyEvaluation]:
     """Errors of the saved model on the held-out frames."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
     parts = {"validation": plan.valid.frames, "test": plan.test}
-    return {name: evaluate(best, frames) for name, frames in parts.items() if frames}
+    return {name: judge(best, frames) for name, frames in parts.items() if frames}
 
 
 def _config_text(plan: Plan) -> str:
@@ -172,25 +178,3 @@ def _config_text(plan: Plan) -> str:
 def _split_text(plan: Plan) -> str:
     parts = {"train": plan.train.frames, "valid": plan.valid.frames, "test": plan.test}
     return json.dumps({name: [[frame.source, frame.index] for frame in frames] for name, frames in parts.items()})
-
-
-@contextmanager
-def _held(out: Path, resume: bool) -> Iterator[None]:
-    """The folder, made if missing, for this process alone.
-
-    Raises:
-        CovariumError: it holds a run already, or another process trains there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            # released by the system when the process ends, however it ends
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CovariumError(f"another process is training in '{out}'; choose another --out") from error
-        if not resume:
-            refuse_used(out)
-        yield
-    finally:
-        os.close(handle)

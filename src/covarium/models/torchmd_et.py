@@ -1,0 +1,459 @@
+"""Equivariant Transformer of TorchMD-NET (Thölke 2022, arXiv 2202.02541), with the numbers of the official code (3.1)
+where paper and code differ.
+
+Letters: N atoms, E edges j → i, B structures, F channels, h heads, K radial functions; x [N, F] scalars, v [N, 3, F]
+vectors, C(r) the cosine cutoff. An atom attends to itself too, at r = 0 and without a direction: these loops are terms
+of the atoms here, not edges.
+
+Beyond the published model, as named values of Config: lengths of vectors that are smooth at zero. They and
+``vector_cutoff`` are the defaults; ``Config.published`` gives the switches of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import ase.data
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, softplus
+
+from covarium.errors import CovariumError, nearest
+from covarium.layers.constants import ExactConstants
+from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
+from covarium.ops.activation import silu
+from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.norm import norm
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
+
+Activation = Literal["silu", "ssp", "tanh", "sigmoid"]
+Output = Literal["scalar", "equivariant_scalar", "dipole", "equivariant_dipole", "spatial_extent", "vector"]
+ANSWERS = {
+    "scalar": "energy",
+    "equivariant_scalar": "energy",
+    "dipole": "dipole",
+    "equivariant_dipole": "dipole",
+    "spatial_extent": "spatial_extent",
+    "vector": "vector",
+}
+LOG_2 = 0.6931471824645996  # official code: rounded to float32
+
+# Sizes of the published models (official yaml files, releases 0.2.4 and 3.1)
+SIZES: dict[str, dict[str, Any]] = {
+    "md17": dict(num_layers=6, embedding_dimension=128, num_heads=8, num_rbf=32),
+    "ani-1": dict(num_layers=6, embedding_dimension=128, num_heads=8, num_rbf=32),
+    "qm9": dict(num_layers=8, embedding_dimension=256, num_heads=8, num_rbf=64),
+    "spice": dict(num_layers=5, embedding_dimension=128, num_heads=8, num_rbf=64, cutoff=10.0, vector_cutoff=True),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and switches. Defaults: smooth; sized for molecules on a CPU.
+
+    Attributes:
+        embedding_dimension: F.
+        num_rbf: K.
+        rbf_type: ``expnorm`` (with an envelope) or ``gauss`` (without).
+        trainable_rbf: centres and widths are learnt.
+        activation: of dk, dv, the update of scalars and the heads; ``ssp`` is softplus(x) − log 2.
+        attn_activation: of the attention logits; there is no softmax.
+        neighbour_embedding: scalars start from the elements around an atom too.
+        distance_influence: whether distances enter the logits (``keys``), the values, both or neither.
+        vector_cutoff: C(r) on messages to the vectors; without it the energy jumps at the cutoff (published).
+        vector_epsilon: lengths of vectors in the heads are √(v² + ε²); 0 is the published length, whose derivative
+            jumps at v = 0, on every atom whose surroundings are symmetric.
+        output: the head: an energy of every atom (``scalar``, ``equivariant_scalar``), or a value of every structure:
+            dipole moment [B, 3], electronic spatial extent [B], vector [B, 3].
+        cutoff, cutoff_lower: Å; atoms nearer than ``cutoff_lower`` do not see each other.
+    """
+
+    num_layers: int = 4
+    embedding_dimension: int = 64
+    num_heads: int = 8
+    num_rbf: int = 32
+    rbf_type: Literal["expnorm", "gauss"] = "expnorm"
+    trainable_rbf: bool = False
+    activation: Activation = "silu"
+    attn_activation: Activation = "silu"
+    neighbour_embedding: bool = True
+    distance_influence: Literal["both", "keys", "values", "none"] = "both"
+    vector_cutoff: bool = True
+    vector_epsilon: float = 0.01
+    output: Output = "equivariant_scalar"
+    cutoff: float = 5.0
+    cutoff_lower: float = 0.0
+    max_num_elements: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "embedding_dimension", "num_heads", "max_num_elements"):
+            if getattr(self, name) < 1:
+                raise CovariumError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_rbf < 2:
+            raise CovariumError(f"model.num_rbf must be at least 2, got {self.num_rbf}")
+        if self.embedding_dimension % self.num_heads or self.embedding_dimension % 2:
+            raise CovariumError(
+                "model.embedding_dimension must be even and divisible by model.num_heads, got "
+                f"{self.embedding_dimension} and {self.num_heads}"
+            )
+        if not 0 <= self.cutoff_lower < self.cutoff < math.inf:
+            raise CovariumError(
+                f"0 ≤ model.cutoff_lower < model.cutoff is needed, got {self.cutoff_lower} and {self.cutoff}"
+            )
+        if not 0 <= self.vector_epsilon < math.inf:
+            raise CovariumError(f"model.vector_epsilon must be 0 or positive, got {self.vector_epsilon}")
+
+    @property
+    def spec(self) -> GraphSpec:
+        return GraphSpec(self.cutoff)
+
+    @classmethod
+    def published(cls, recipe: str = "md17", **changes: Any) -> Self:  # noqa: ANN401 - fields of Config
+        """The published models for ``md17``, ``ani-1``, ``qm9`` and ``spice``; ``changes`` win.
+
+        Raises:
+            CovariumError: another recipe.
+        """
+        if recipe not in SIZES:
+            raise CovariumError(f"recipe '{recipe}' is unknown{nearest(recipe, SIZES)}; known: {', '.join(SIZES)}")
+        return cls(**({"vector_cutoff": False, "vector_epsilon": 0.0} | SIZES[recipe] | changes))
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What every layer reads of the edges.
+
+    Attributes:
+        j, i: [E], source and target.
+        unit: r̂ [E, 3], from target to source.
+        direction: r̂ times ``vector_weight``.
+        basis: [E, K].
+        cutoff: C [E].
+        vector_weight: of messages to the vectors, [E], or None for 1.
+        loop_basis, loop_cutoff, loop_weight: [1, K] and the same numbers for the loops, at r = 0.
+    """
+
+    j: Tensor
+    i: Tensor
+    unit: Tensor
+    direction: Tensor
+    basis: Tensor
+    cutoff: Tensor
+    vector_weight: Tensor | None
+    loop_basis: Tensor
+    loop_cutoff: float
+    loop_weight: float
+
+
+class ShiftedSoftplus(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return softplus(x) - LOG_2
+
+
+class Silu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": Silu,
+    "ssp": ShiftedSoftplus,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+class Mlp(nn.Module):
+    """Linear, activation, linear."""
+
+    def __init__(self, channels: int, hidden: int, out: int, activation: Activation) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(channels, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, out)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class NeighborEmbedding(nn.Module):
+    """x_i ← linear [x_i, Σ_j C(r) W(r) ∘ emb(z_j)] over the neighbours (Eq. 4 and 5)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        f = config.embedding_dimension
+        self.embedding = nn.Embedding(config.max_num_elements, f)
+        self.distance_proj = nn.Linear(config.num_rbf, f)
+        self.combine = nn.Linear(2 * f, f)
+
+    def forward(self, x: Tensor, numbers: Tensor, edges: Edges) -> Tensor:
+        """[N, F] → [N, F]."""
+        weight = self.distance_proj(edges.basis) * edges.cutoff.unsqueeze(1)
+        around = scatter_sum(weight * gather(self.embedding(numbers), edges.j), edges.i, x.shape[0])
+        return self.combine(torch.cat([x, around], dim=1))
+
+
+class Attention(nn.Module):
+    """act(logit) C(r); a module so that attention weights can be observed, those of the loops apart."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, logits: Tensor, cutoff: Tensor | float) -> Tensor:
+        """Logits [E, h] and C [E, 1] → [E, h]."""
+        return self.activation(logits) * cutoff
+
+
+class EquivariantMultiHeadAttention(nn.Module):
+    """One update of scalars and vectors (Sec. 3.3, Eq. 6 to 11). Differentiable twice and more.
+
+    The official value channels are ordered (head, kind, channel) with three kinds, to scalars, from vectors and from
+    directions; here the rows of the weights are brought to (kind, head, channel), so that a kind is a slice.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = self.config = config
+        f = c.embedding_dimension
+        self.layernorm = nn.LayerNorm(f)
+        self.act = ACTIVATIONS[c.activation]()
+        self.attention, self.loop_attention = Attention(c.attn_activation), Attention(c.attn_activation)
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(f, f), nn.Linear(f, f), nn.Linear(f, 3 * f)
+        self.o_proj = nn.Linear(f, 3 * f)
+        self.vec_proj = nn.Linear(f, 3 * f, bias=False)
+        if c.distance_influence in ("keys", "both"):
+            self.dk_proj = nn.Linear(c.num_rbf, f)
+        if c.distance_influence in ("values", "both"):
+            self.dv_proj = nn.Linear(c.num_rbf, 3 * f)
+
+    def _kinds(self, layer: nn.Linear, x: Tensor, kinds: tuple[int, ...]) -> Tensor:
+        """The layer's output for some of the three kinds: [E, 3F] → [E, len(kinds) F]."""
+        rows = [t.unflatten(0, (self.config.num_heads, 3, -1)) for t in (layer.weight, layer.bias)]
+        weight, bias = (torch.cat([t[:, kind].flatten(0, 1) for kind in kinds]) for t in rows)
+        return linear(x, weight, bias)
+
+    def _radial(self, basis: Tensor, kinds: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
+        """dk [E, F] and dv [E, len(kinds) F]; None where distances have no influence."""
+        influence = self.config.distance_influence
+        dk = self.act(self.dk_proj(basis)) if influence in ("keys", "both") else None
+        dv = self.act(self._kinds(self.dv_proj, basis, kinds)) if influence in ("values", "both") else None
+        return dk, dv
+
+    def _weighted(self, alpha: Tensor, values: Tensor) -> Tensor:
+        """Values [E, F] times the weight of their head [E, h]."""
+        return (values.unflatten(1, (self.config.num_heads, -1)) * alpha.unsqueeze(2)).flatten(1)
+
+    def _damped(self, s: Tensor, weight: Tensor | None) -> Tensor:
+        return s if weight is None else s * weight.unsqueeze(1)
+
+    def _logits(self, q: Tensor, k: Tensor, dk: Tensor | None) -> Tensor:
+        """Σ over the channels of a head of q k dk: [E, F] → [E, h]; neither softmax nor 1/√d (Eq. 7)."""
+        product = q * k if dk is None else q * k * dk
+        return product.unflatten(1, (self.config.num_heads, -1)).sum(2)
+
+    def forward(self, x: Tensor, vec: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
+        """What is added to x [N, F] and v [N, 3, F]; ``vec`` None stands for zeros, as in the first layer."""
+        n, f = x.shape
+        # vectors that are zero send nothing
+        kinds = (0, 1, 2) if vec is not None else (0, 2)
+        x = self.layernorm(x)
+        q, k, values = self.q_proj(x), self.k_proj(x), self._kinds(self.v_proj, x, kinds)
+
+        dk, dv = self._radial(edges.basis, kinds)
+        alpha = self.attention(
+            self._logits(gather(q, edges.i), gather(k, edges.j), dk), edges.cutoff.unsqueeze(1)
+        )  # fmt: skip
+        s = gather(values, edges.j) if dv is None else gather(values, edges.j) * dv
+        s0, *s1, s2 = s.split(f, dim=1)
+        y = scatter_sum(self._weighted(alpha, s0), edges.i, n)
+        w = s2.unsqueeze(1) * edges.direction.unsqueeze(2)
+        if vec is not None:
+            w = w + gather(vec, edges.j) * self._damped(s1[0], edges.vector_weight).unsqueeze(1)
+        w = scatter_sum(w, edges.i, n)
+
+        dk, dv = self._radial(edges.loop_basis, kinds)
+        alpha = self.loop_attention(self._logits(q, k, dk), edges.loop_cutoff)
+        s = values if dv is None else values * dv
+        s0, *s1, _ = s.split(f, dim=1)
+        y = y + self._weighted(alpha, s0)
+        if vec is not None:
+            w = w + vec * (s1[0] * edges.loop_weight).unsqueeze(1)
+
+        o1, o2, o3 = self.o_proj(y).split(f, dim=1)
+        if vec is None:
+            return o3, w
+        u1, u2, u3 = self.vec_proj(vec).split(f, dim=2)
+        return (u1 * u2).sum(1) * o2 + o3, u3 * o1.unsqueeze(1) + w
+
+
+class EquivariantTransformer(nn.Module):
+    """Elements and geometry to features: x [N, F], v [N, 3, F]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = self.config = config
+        basis = {"expnorm": ExpNormalBasis, "gauss": SpacedGaussianBasis}[c.rbf_type]
+        self.embedding = nn.Embedding(c.max_num_elements, c.embedding_dimension)
+        self.distance_expansion = basis(c.num_rbf, c.cutoff_lower, c.cutoff, c.trainable_rbf)
+        if c.neighbour_embedding:
+            self.neighbor_embedding = NeighborEmbedding(c)
+        self.attention_layers = nn.ModuleList(EquivariantMultiHeadAttention(c) for _ in range(c.num_layers))
+        self.out_norm = nn.LayerNorm(c.embedding_dimension)
+
+    def edges(self, graph: AtomGraph) -> Edges:
+        """Geometry of the edges, and what takes its place for the loops."""
+        c = self.config
+        vectors = graph.vectors()
+        distance = norm(vectors)
+        # atoms on top of each other have no direction, but finite derivatives
+        unit = vectors / torch.where(distance == 0, 1.0, distance).unsqueeze(1)
+        cutoff = cosine_cutoff(distance, c.cutoff_lower, c.cutoff)
+        weight = cutoff if c.vector_cutoff else None
+        if weight is None and c.cutoff_lower > 0:
+            weight = (distance >= c.cutoff_lower).to(distance)
+        loop_cutoff = 0.0 if c.cutoff_lower > 0 else 1.0
+        return Edges(
+            j=graph.edge_index[0],
+            i=graph.edge_index[1],
+            unit=unit,
+            direction=unit if weight is None else unit * weight.unsqueeze(1),
+            basis=self.distance_expansion(distance),
+            cutoff=cutoff,
+            vector_weight=weight,
+            loop_basis=self.distance_expansion(distance.new_zeros(1)),
+            loop_cutoff=loop_cutoff,
+            loop_weight=loop_cutoff if c.vector_cutoff else 1.0,
+        )
+
+    def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+        """x [N, F], v [N, 3, F]."""
+        edges = self.edges(graph)
+        x = self.embedding(graph.numbers)
+        if self.config.neighbour_embedding:
+            x = self.neighbor_embedding(x, graph.numbers, edges)
+        vec: Tensor | None = None
+        for layer in self.attention_layers:
+            dx, dvec = layer(x, vec, edges)
+            x, vec = x + dx, dvec if vec is None else vec + dvec
+        assert vec is not None
+        return self.out_norm(x), vec
+
+
+class GatedEquivariantBlock(nn.Module):
+    """x, v → [x, ‖W₁ v‖] through an MLP → (x, gate); v = gate ∘ W₂ v (Schütt 2021, arXiv 2102.03150, Fig. 3)."""
+
+    def __init__(self, channels: int, out: int, config: Config) -> None:
+        super().__init__()
+        self.epsilon = config.vector_epsilon
+        self.vec1_proj = nn.Linear(channels, channels, bias=False)
+        self.vec2_proj = nn.Linear(channels, out, bias=False)
+        self.update_net = Mlp(2 * channels, channels, 2 * out, config.activation)
+
+    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, F], [N, 3, F] → [N, out], [N, 3, out]."""
+        length = norm(self.vec1_proj(v), dim=1, epsilon=self.epsilon)
+        x, gate = self.update_net(torch.cat([x, length], dim=1)).chunk(2, dim=1)
+        return x, gate.unsqueeze(1) * self.vec2_proj(v)
+
+
+class Head(ExactConstants):
+    """From features to the answer that ``Config.output`` names."""
+
+    atomic_mass: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        f = config.embedding_dimension
+        self.output_network: nn.Module
+        if config.output in ("scalar", "dipole", "spatial_extent"):
+            self.output_network = Mlp(f, f // 2, 1, config.activation)
+        else:
+            self.act = ACTIVATIONS[config.activation]()
+            blocks = [GatedEquivariantBlock(f, f // 2, config), GatedEquivariantBlock(f // 2, 1, config)]
+            self.output_network = nn.ModuleList(blocks)
+        if ANSWERS[config.output] in ("dipole", "spatial_extent"):
+            self.constant("atomic_mass", ase.data.atomic_masses[:119])
+
+    def forward(self, x: Tensor, v: Tensor, graph: AtomGraph) -> AtomOutput:
+        """Energies [N], or a value of every structure: [B, 3] or [B].
+
+        Raises:
+            CovariumError: a dipole moment or spatial extent of a periodic structure, which has no centre.
+        """
+        if isinstance(self.output_network, nn.ModuleList):
+            first, second = self.output_network
+            x, v = first(x, v)
+            x, v = second(self.act(x), v)
+        else:
+            x = self.output_network(x)
+        match self.config.output:
+            case "scalar" | "equivariant_scalar":
+                return AtomOutput(x.squeeze(1))
+            case "dipole":
+                value = x * self._from_centre(graph)
+            case "equivariant_dipole":
+                value = x * self._from_centre(graph) + v.squeeze(2)
+            case "spatial_extent":
+                value = x.squeeze(1) * self._from_centre(graph).square().sum(1)
+            case "vector":
+                value = v.squeeze(2)
+        return AtomOutput(None, value=scatter_sum(value, graph.batch, graph.num_graphs))
+
+    def _from_centre(self, graph: AtomGraph) -> Tensor:
+        """[N, 3] Å, from the centre of mass of the structure."""
+        if bool(graph.pbc.any()):
+            structure = int(graph.pbc.any(1).nonzero()[0])
+            raise CovariumError(
+                f"structure {structure} is periodic: its {ANSWERS[self.config.output].replace('_', ' ')} about a "
+                "centre of mass is undefined"
+            )
+        mass = self.atomic_mass.index_select(0, graph.numbers).unsqueeze(1)
+        total = scatter_sum(mass, graph.batch, graph.num_graphs)
+        moment = scatter_sum(mass * graph.positions, graph.batch, graph.num_graphs)
+        # a structure without atoms has no centre, and nothing that needs it
+        return graph.positions - gather(moment / torch.where(total == 0, 1.0, total), graph.batch)
+
+
+class TorchMDET(AtomModel):
+    """The model: ``forward(graph) -> AtomOutput``; equivariant under E(3). Parameter names are those of release 3.x.
+
+    Differentiable twice and more.
+    """
+
+    group = "E(3)"
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = config.spec
+        self.outputs = frozenset({ANSWERS[config.output]})
+        self.representation_model = EquivariantTransformer(config)
+        self.output_model = Head(config)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, graph: AtomGraph, rng: torch.Generator | None = None) -> AtomOutput:
+        """Energies of the atoms [N], or the ``value`` of every structure, in the model's own scale.
+
+        Args:
+            graph: neighbours by ``self.spec``, without loops.
+            rng: not used, there is no dropout.
+
+        Raises:
+            CovariumError: an atomic number beyond ``max_num_elements``; see ``Head``.
+        """
+        elements = self.config.max_num_elements
+        if graph.num_atoms and int(graph.numbers.max()) >= elements:
+            raise CovariumError(
+                f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {elements}; raise it"
+            )
+        x, v = self.representation_model(graph)
+        return self.output_model(x, v, graph)

@@ -1,0 +1,248 @@
+"""Everything that learning a property needs and was not told, found out from its data and said aloud."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from covarium.config import PropertySection, RunConfig, TermSection, build, check_name
+from covarium.data import (
+    Frame,
+    FrameDataset,
+    PropertyStatistics,
+    Statistics,
+    property_statistics,
+    statistics,
+    sum_or_mean,
+)
+from covarium.errors import CovariumError
+from covarium.models import MODELS
+from covarium.systems import AtomModel
+from covarium.tasks import Property, PropertySemantics, Term
+from covarium.tasks.property import Readout
+from covarium.tasks.targets import target
+from covarium.training.settings import Settings
+from covarium.workflows.device import DTYPES, choose_device, use_threads
+from covarium.workflows.inference import (
+    LENGTHS,
+    SIZES,
+    Finding,
+    Parts,
+    Plan,
+    degree_rows,
+    divide,
+    infer,
+    initial_model,
+    length_in_words,
+    measured,
+    refuse_unread,
+    training_settings,
+)
+
+DEFAULT_MODEL = "torchmd_et"  # it has heads for vectors and moments too
+
+
+def plan(config: RunConfig, *, told: str = "given") -> Plan:
+    """Fill the gaps of a configuration, of a potential or a property; see ``infer``."""
+    return infer(config, told=told) if config.task.property is None else infer_property(config, told=told)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the property follows from the model's output: readout and, of models that have several, the head."""
+
+    readout: Readout
+    output: str | None
+    references: Any
+    reason: str
+
+
+def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
+    """Fill the gaps of a configuration that has ``task.property``.
+
+    Args:
+        config: with gaps.
+        told: the origin to show for what it states.
+
+    Raises:
+        CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
+    """
+    asked = config.task.property
+    assert asked is not None
+    use_threads(config.threads)
+    device, dtype = choose_device(config.device), DTYPES[config.dtype]
+    name = str(config.model.get("name", DEFAULT_MODEL))
+    check_name(name, MODELS, f"model '{name}'")
+    model_class, config_class = MODELS[name]
+    given = {key: value for key, value in config.model.items() if key != "name"}
+    build(config_class, given, "model")
+    build(Settings, {"steps": 1, **config.training}, "training")
+
+    term = _term(config)
+    data = config.data.model_copy(update={"keys": {"property": asked.name, **config.data.keys}})
+    task = config.task.model_copy(update={"terms": {"property": term}})
+    config = config.model_copy(update={"data": data, "task": task})
+    parts = divide(config)
+    choice = _choose(asked, config, parts.train, config_class, name)
+    if choice.output is not None:
+        given["output"] = choice.output
+    spec = build(config_class, given, "model").spec
+    train = FrameDataset(parts.train, spec, dtype)
+    sizes = statistics(train, "none")
+    learnt = _statistics(config, parts, choice)
+    model_config = build(config_class, measured(config_class, sizes) | given, "model")
+    model = initial_model(model_class, model_config, config.seed, dtype)
+    semantics = PropertySemantics(asked.name, parts.reading.units.get("property", ""), _theory(config, parts))
+    built = _assemble(model, semantics, choice.readout, learnt, term).to(dtype).to(device)
+    settings = training_settings(config, len(train), sizes)
+    refuse_unread(built, [*parts.train, *parts.valid, *parts.test])
+    section = config.task.model_copy(
+        update={
+            "property": PropertySection(
+                name=asked.name, readout=choice.readout, offset=learnt.offset, spread=learnt.spread
+            ),
+            "references": {chemical_symbols[z]: value for z, value in learnt.references.energies.items()},
+            "scale": learnt.scale,
+            "theory": semantics.theory,
+        }
+    )
+    keys = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
+    resolved = config.model_copy(
+        update={
+            "data": config.data.model_copy(update=keys),
+            "model": {"name": name, **asdict(model_config)},
+            "task": section,
+            "training": {**asdict(settings), "betas": list(settings.betas)},
+            "device": config.device or device.type,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    return Plan(
+        config=resolved,
+        findings=_findings(config, resolved, parts, sizes, choice, built, told),
+        notes=[*parts.reading.left_out, *learnt.references.notes],
+        task=built,
+        train=train,
+        valid=FrameDataset(parts.valid, spec, dtype),
+        test=parts.test,
+        settings=settings,
+    )
+
+
+def _term(config: RunConfig) -> TermSection:
+    """The one term of the loss."""
+    for quantity in config.task.terms:
+        check_name(quantity, ["property"], f"key 'task.terms.{quantity}' of a property")
+    return config.task.terms.get("property", TermSection())
+
+
+def _theory(config: RunConfig, parts: Parts) -> str:
+    return parts.reading.theory.removeprefix("theory ") if config.task.theory is None else config.task.theory
+
+
+def _choose(asked: PropertySection, config: RunConfig, frames: list[Frame], config_class: type, model: str) -> Choice:
+    """Readout and head: as told, by the rule for a target of that name, else by what the values look like.
+
+    Raises:
+        CovariumError: a vector for a model that gives none.
+    """
+    heads = "output" in {field.name for field in fields(config_class)}
+    vector = frames[0].labels["property"].ndim == 1
+    told_head = config.model.get("output")
+    rule = None if vector else target(asked.name)
+    references = config.task.references
+    if vector:
+        if not heads:
+            able = ", ".join(n for n, (_, c) in MODELS.items() if "output" in {f.name for f in fields(c)})
+            raise CovariumError(
+                f"'{asked.name}' is a vector, and {model} gives scalars only; models with vectors: {able} (--model)"
+            )
+        dipole = "dipole" in asked.name.lower()
+        head = told_head or ("equivariant_dipole" if dipole else "vector")
+        return Choice(asked.readout or "value", head, "none", f"a vector; head '{head}'")
+    if asked.readout is not None:
+        return Choice(asked.readout, told_head, references, "as told")
+    if rule is not None and (rule.output is None or heads):
+        found = rule.references if references == "auto" else references
+        return Choice(rule.readout, told_head or rule.output, found, f"rule for QM9's targets: {rule.what}")
+    how, reason = sum_or_mean([frame for frame in frames if not frame.isolated] or frames)
+    return Choice(how, told_head, references, reason)
+
+
+def _statistics(config: RunConfig, parts: Parts, choice: Choice) -> PropertyStatistics:
+    """Scale, offset and references, measured unless told."""
+    frames = [frame for frame in parts.train if not frame.isolated] or parts.train
+    if choice.readout == "sum":
+        frames = parts.train  # isolated atoms tell references
+    found = property_statistics(frames, choice.readout, choice.references)
+    asked = config.task.property
+    assert asked is not None
+    return PropertyStatistics(
+        references=found.references,
+        scale=config.task.scale or found.scale,
+        offset=found.offset if asked.offset is None else asked.offset,
+        spread=asked.spread or found.spread,
+    )
+
+
+def _assemble(
+    model: AtomModel, semantics: PropertySemantics, readout: Readout, learnt: PropertyStatistics, term: TermSection
+) -> Property:
+    return Property(
+        model,
+        semantics=semantics,
+        readout=readout,
+        references=learnt.references.energies,
+        scale=learnt.scale,
+        offset=learnt.offset,
+        spread=learnt.spread,
+        term=Term("property", **term.model_dump()),
+    )
+
+
+def _findings(
+    asked: RunConfig, config: RunConfig, parts: Parts, sizes: Statistics, choice: Choice, task: Property, told: str
+) -> list[Finding]:
+    """The lines that are shown before a run begins."""
+    training, semantics = config.training, task.semantics
+    unit = semantics.unit or "(unit not stated)"
+    hint = "" if semantics.unit else "record it by --set data.units.property=…"
+    parameters = sum(p.numel() for p in task.parameters())
+    shown = ", ".join(f"{name} {config.model[name]}" for name in SIZES if name in config.model)
+    batches = -(-len(parts.train) // training["batch_size"])
+    origin = {True: told, False: "chosen"}
+    values = np.stack([frame.labels["property"] for frame in parts.train])
+    references = ", ".join(f"{chemical_symbols[z]} {value:.4g}" for z, value in task.references.items())
+    rows = [
+        ("data", ", ".join(path.name for path in config.data.train), ""),
+        *[("", note, "") for note in parts.reading.notes],
+        ("property", f"{semantics.name} in {unit}", hint),
+        ("values", f"mean {values.mean():.5g}, standard deviation {values.std():.5g}", "training frames"),
+        ("theory", semantics.theory or "not stated", "" if semantics.theory else "record it by --set task.theory=…"),
+        ("split", parts.note.removeprefix("split: "), ""),
+        *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
+        ("readout", READOUTS[task.readout], choice.reason),
+        *([("references", references, "of the elements")] if any(task.references.values()) else []),
+        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", "measured"),
+        ("model", f"{config.model['name']}, {parameters:,} parameters", shown),
+        ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
+        *degree_rows(asked, config, sizes, told),
+        ("loss", task.term.loss, f"errors over {task.spread:.4g}, the spread of what is left to learn"),
+        ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
+        ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
+        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
+    ]
+    return [Finding(*row) for row in rows]
+
+
+READOUTS = {
+    "sum": "sum over atoms",
+    "mean": "mean over atoms",
+    "mean_with_zero": "sum over atoms, divided by one more than there are",
+    "value": "the model's own head",
+    "length": "length of the vector of the model's own head",
+}
