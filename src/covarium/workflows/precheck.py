@@ -12,7 +12,8 @@ from covarium.data.survey import Survey
 from covarium.data.verdicts import references, repeated, verdicts
 from covarium.errors import CovariumError
 
-SAMPLE = 2000  # frames, spread evenly; a second or two
+SAMPLE = 2000  # frames, spread evenly
+MOST_ATOMS = 50_000  # in them together; with both, a second or two
 TOLD_ELSEWHERE = ("references", "rare", "theory")  # by what is inferred from the training frames
 
 
@@ -30,7 +31,9 @@ def look_over(
     Raises:
         CovariumError: an error was found, with its place, its remedy, and how to go on all the same.
     """
-    chosen = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(int))
+    atoms = sum(len(frame.numbers) for frame in train)
+    count = min(SAMPLE, max(1, MOST_ATOMS * len(train) // max(1, atoms)))
+    chosen = np.unique(np.linspace(0, len(train) - 1, count).astype(int))
     survey = Survey(cutoff)
     for k in chosen:
         survey.add(train[k])
