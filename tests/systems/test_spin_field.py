@@ -47,7 +47,9 @@ def test_group_action() -> None:
         assert ((moved @ moved.mT)[:, at][:, :, at] - gram).abs().max() < 1e-13
         # first one element, then another, is an element: spins by the product, sites by the composition
         h = LatticeElement(g.spin.T, (0, 0), 0)
-        assert torch.allclose(field.transform(g).transform(h).spins, field.transform(g._replace(spin=torch.eye(3))).spins)
+        assert torch.allclose(
+            field.transform(g).transform(h).spins, field.transform(g._replace(spin=torch.eye(3))).spins
+        )
 
 
 def test_both_signs_of_the_determinant_occur() -> None:

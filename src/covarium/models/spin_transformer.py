@@ -1,7 +1,7 @@
 """Effective Hamiltonian of a spin lattice by equivariant attention (Nagai & Tomiya 2023, arXiv 2306.11527, 2310.13222).
 
-No official code is public; the layers are those of the papers as written out below. The model without layers is the linear
-one of self-learning Monte Carlo (Liu 2017, arXiv 1610.03137).
+No official code is public; the layers are those of the papers as written out below. The model without layers is the
+linear one of self-learning Monte Carlo (Liu 2017, arXiv 1610.03137).
 
     S^a = Σ_n W^a_{l,n} A_n S  (a = Q, K, V),  M = ReLU(S^Q S^Kᵀ/√3),  S_i ← (S + M S^V)_i / |(S + M S^V)_i|
     H_eff = E_0 − Σ_n J_n Σ_{pairs in shell n} S_i·S_j

@@ -3,8 +3,8 @@
 A proposal is made by a chain that is reversible with respect to the effective weight exp(−A): q(S → S') exp(−A(S)) =
 q(S' → S) exp(−A(S')). It is accepted with min(1, W(S')/W(S) · exp(A(S') − A(S))), which makes the chain reversible with
 respect to W. The step repeats: linear model → attention → exact, each level correcting the one below (the surrogate
-transitions of J. S. Liu, *Monte Carlo Strategies in Scientific Computing*, 2001, Sec. 9.4.3). So a local move costs what
-it costs in the linear model, whatever the depth of the attention.
+transitions of J. S. Liu, *Monte Carlo Strategies in Scientific Computing*, 2001, Sec. 9.4.3). So a local move costs
+what it costs in the linear model, whatever the depth of the attention.
 
 A sequence of local updates is reversible when it reads the same backwards; the sweeps here do. Then they are so for
 each chain alone, and chains stay independent although they visit the sites together.

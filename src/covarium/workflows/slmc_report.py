@@ -10,7 +10,7 @@ from covarium.analysis import lattice_plots as plots
 from covarium.analysis import report
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
-from covarium.workflows.slmc import OBSERVABLES, Fitted, Sampled, SlmcOutcome
+from covarium.workflows.slmc_results import OBSERVABLES, Fitted, Sampled, SlmcOutcome
 
 SHOWN = ("staggered", "magnetisation", "energy", "neighbours")  # in the pictures of efficiency; the slow ones
 
@@ -64,7 +64,7 @@ def summary(outcome: SlmcOutcome) -> list[str]:
     comparisons = len(outcome.measured) * sum(e.error > 0 for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
-        f"Most independent samples per CPU second: {name(best)}. The gain is that of the observable that profits least.",
+        f"Most samples per CPU second: {name(best)}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
     ]
@@ -97,9 +97,7 @@ def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
         for f, s in zip(fits, measured, strict=True)
     )  # fmt: skip
     header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "exp(−√MSE)")
-    figure = plots.acceptance(
-        [f.layers for f in fits], [s.acceptance for s in measured], [f.test_mse for f in fits]
-    )
+    figure = plots.acceptance([f.layers for f in fits], [s.acceptance for s in measured], [f.test_mse for f in fits])
     text = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
     return Section("Acceptance against layers", tables=[Table("", header, rows)], figures=[(figure, text)])
 
