@@ -25,7 +25,7 @@ def test_equals_the_published_implementation(family: str, folder: Path) -> None:
 
 def test_every_family_has_fixtures_with_gradients() -> None:
     assert {case.values[0] for case in CASES} == set(FAMILIES)
-    assert all(len(load_file(case.values[1] / "grads.safetensors")) > 50 for case in CASES)
+    assert all(len(load_file(case.values[1] / "grads.safetensors")) > 40 for case in CASES)
 
 
 def test_a_wrong_weight_is_noticed(tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_impossible_tasks_are_refused(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("force",), "'force' is not one of energy, forces, stress; did you mean 'forces'"),
+        (("force",), "'force' is not one of energy, forces, stress, property; did you mean 'forces'"),
         (("forces", "rmse"), "'rmse' is not one of mae, mse, huber, l2"),
         (("energy", "l2"), "'energy' has mae, mse, huber"),
         (("energy", "mae", -1.0), "weight ≥ 0"),

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+RECIPES = (  # not looked up: --help imports nothing
+    "molecules, properties, oc20-31m, oc20-83m, oc20-153m, torchmd-et-md17, torchmd-et-ani1, torchmd-et-qm9"
+)
 
 Labelled = Annotated[
     list[Path] | None,
