@@ -8,7 +8,9 @@ import pickle
 import resource
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from torch import nn
 
 from covarium import checkpoint
 from covarium.errors import CovariumError
+from covarium.systems import atom_graph
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def test_round_trip_is_exact(tmp_path, task, dtype):
     checkpoint.save(tmp_path / "x.safetensors", task, CARD, models=MODELS)
     loaded = load(tmp_path / "x.safetensors")
     assert loaded.task.scale == task.scale and loaded.task.model.config == task.model.config
-    assert loaded.header["card"] == CARD and loaded.header["format"] == checkpoint.FORMAT == 1
+    assert loaded.header["card"] == CARD and loaded.header["format"] == checkpoint.FORMAT == 2
     assert not loaded.task.training
     pairs = [*loaded.task.state_dict().items(), ("model.table", loaded.task.model.table)]
     own = {**task.state_dict(), "model.table": task.model.table}
@@ -176,7 +179,7 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, t: h.update(format=2), "has format 2, this version of Covarium reads up to 1; upgrade"),
+        (lambda h, t: h.update(format=3), "has format 3, this version of Covarium reads up to 2; upgrade"),
         (lambda h, t: h.update(format="one"), "format is 'one'"),
         (
             lambda h, t: h.update(model="lime"),
@@ -222,3 +225,15 @@ def test_the_header_is_plain_json(path):
     header = json.loads(metadata["covarium"])
     assert header["model"] == "line" and header["config"] == {"width": 4, "ends": [[1.0, 2.0], [3.0, 4.0]]}
     assert header["task"] == {"kind": "ask", "scale": 1 / 3}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent / "checkpoints").glob("v*.safetensors")), ids=lambda p: p.stem
+)
+def test_files_of_every_format_say_what_they_said(path):
+    """One frozen file per version: a water molecule has the energy and the forces it had when the file was written."""
+    loaded = checkpoint.load(path)
+    water = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    said = loaded.task.predict(atom_graph(np.array([8, 1, 1]), water, loaded.task.model.spec))
+    assert float(said.energy[0]) == pytest.approx(loaded.header["card"]["water_energy"], abs=1e-9)
+    np.testing.assert_allclose(said.forces, loaded.header["card"]["water_forces"], atol=1e-9)

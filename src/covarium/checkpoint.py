@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError, nearest
+from covarium.files import replace_file
 from covarium.models import MODELS
 from covarium.tasks import TASKS
 
@@ -29,8 +29,17 @@ Tensors = dict[str, Tensor]
 Models = Mapping[str, tuple[type[Any], type[Any]]]
 Migration = Callable[[Header, Tensors], tuple[Header, Tensors]]
 
+
+def v1_to_v2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Potentials got an offset of every structure and scales of their direct heads."""
+    task = dict(header["task"])
+    if task.get("kind") in ("potential", "denoise"):
+        task = {**task, "offset": 0.0, "head_scales": {}}
+    return {**header, "task": task}, tensors
+
+
 # Entry v − 1 turns a file of format v into one of format v + 1, purely: it returns new dictionaries.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (v1_to_v2,)
 FORMAT = 1 + len(MIGRATIONS)
 
 FOREIGN = {
@@ -94,9 +103,33 @@ def load(
     path = Path(path)
     tensors, header = read_file(path, "covarium")
     header, tensors = migrate(path, header, tensors)
-    model_class, config_class = _entry(path, "model", header.get("model"), MODELS if models is None else models)
-    task_class = _entry(path, "task", header.get("task", {}).get("kind"), TASKS if tasks is None else tasks)
+    try:
+        task = _built(
+            path, header, tensors, dtype, MODELS if models is None else models, TASKS if tasks is None else tasks
+        )
+    except CovariumError:
+        raise
+    except Exception as error:  # what a header describes may be anything
+        raise CovariumError(
+            f"{path} describes no model that can be built ({type(error).__name__}: {error}); it was made or changed by "
+            "something else than Covarium"
+        ) from error
+    return Checkpoint(task=task.to(device).eval(), header=header)
+
+
+def _built(
+    path: Path,
+    header: Header,
+    tensors: Tensors,
+    dtype: torch.dtype | None,
+    models: Models,
+    tasks: Mapping[str, Any],
+) -> Any:  # noqa: ANN401
+    """The task that a header describes, with its weights."""
+    model_class, config_class = _entry(path, "model", header.get("model"), models)
+    task_class = _entry(path, "task", header.get("task", {}).get("kind"), tasks)
     config = _config(path, config_class, header["config"])
+    _refuse_beyond(path, header["config"], sum(tensor.numel() for tensor in tensors.values()))
     # Tables that modules derive at construction get the precision of the weights, not of a later conversion.
     before = torch.get_default_dtype()
     dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), before)
@@ -108,7 +141,18 @@ def load(
             torch.set_default_dtype(before)
     task.to(dtype)
     _fill(path, task, tensors)
-    return Checkpoint(task=task.to(device).eval(), header=header)
+    return task
+
+
+def _refuse_beyond(path: Path, config: Mapping[str, Any], weights: int) -> None:
+    """Before a model is built: no size of it can be greater than the number of its weights.
+
+    Raises:
+        CovariumError: names the first such size.
+    """
+    for name, value in config.items():
+        if isinstance(value, int) and value > weights:
+            raise CovariumError(f"{path}: {name} = {value} does not belong to a file of {weights} weights")
 
 
 def migrate(
@@ -154,33 +198,6 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], key: str, header: Head
     replace_file(path, lambda place: place.write_bytes(to_bytes(plain, metadata=metadata)))
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary name in the same folder, then move that file onto ``path``.
-
-    Raises:
-        CovariumError: writing failed; whatever was at ``path`` is still there.
-    """
-    # a fixed name: what a killed process left behind is overwritten by the next attempt
-    place = path.with_name(f".{path.name}.tmp")
-    try:
-        write(place)
-        _to_disk(place)
-        os.replace(place, path)
-        _to_disk(path.parent)
-    except OSError as error:
-        place.unlink(missing_ok=True)
-        kept = "; the file that was there is unchanged" if path.exists() else ""
-        raise CovariumError(f"cannot write {path}: {error}{kept}") from error
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def read_file(path: Path, key: str) -> tuple[Tensors, Header]:
     """Tensors and JSON header of a file that ``write_file`` wrote under ``key``, checked against its hash.
 
@@ -210,7 +227,13 @@ def read_file(path: Path, key: str) -> tuple[Tensors, Header]:
         raise CovariumError(f"{path} was not written as '{key}' by Covarium: its header holds {found}")
     if metadata.get("sha256") != _digest(metadata[key], tensors):
         raise CovariumError(f"{path} is damaged: its content does not match its sha256; restore it from a copy")
-    return tensors, json.loads(metadata[key])
+    try:
+        header = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise CovariumError(f"{path}: its header is no JSON ({error}); it was not written by Covarium") from error
+    if not isinstance(header, dict):
+        raise CovariumError(f"{path}: its header holds a {type(header).__name__}; it was not written by Covarium")
+    return tensors, header
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -224,10 +247,10 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _entry(path: Path, what: str, name: object, table: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         hint = nearest(str(name), table)
         raise CovariumError(f"{path} holds the {what} '{name}', which is unknown; known: {sorted(table)}{hint}")
-    return table[str(name)]
+    return table[name]
 
 
 def _config(path: Path, config_class: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401

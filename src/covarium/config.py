@@ -6,6 +6,8 @@ gaps. Configurations are plain YAML; nothing in them names code.
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,13 +19,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from covarium.errors import CovariumError, nearest
 
 T = TypeVar("T")
+DEEPEST = 50  # levels of brackets
 
 # Paths are kept absolute: a resolved configuration must mean the same from every directory.
 AbsolutePath = Annotated[
     Path,
-    BeforeValidator(lambda value: Path(value).expanduser().absolute() if isinstance(value, str | Path) else value),
+    BeforeValidator(lambda value: _absolute(Path(value)) if isinstance(value, str | Path) else value),
     PlainSerializer(str),
 ]
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path} is in the home of a user who is not known") from error
 
 
 class Section(BaseModel):
@@ -45,6 +55,7 @@ class DataSection(Section):
         valid_part: how much of ``train`` is held out for validation, a count or a fraction.
         test_part: the same for the error table at the end.
         split_by: what stays together, see ``covarium.data.split``.
+        accept: kinds of findings in the data that are not to stop training, see ``covarium check data``.
     """
 
     train: list[AbsolutePath] = Field(default_factory=list)
@@ -56,6 +67,7 @@ class DataSection(Section):
     valid_part: int | float | None = Field(default=None, gt=0)
     test_part: int | float = Field(default=0, ge=0)
     split_by: Literal["auto", "group", "composition", "frame"] = "auto"
+    accept: list[str] = Field(default_factory=list)
 
 
 class TermSection(Section):
@@ -65,6 +77,17 @@ class TermSection(Section):
     weight: float = Field(default=1.0, ge=0)
     per_atom: bool = True
     delta: float = Field(default=0.1, gt=0)
+
+
+class DenoisingSection(Section):
+    """See ``covarium.tasks.DenoisingSettings``."""
+
+    probability: float = Field(default=0.5, gt=0, le=1)
+    std: float = Field(default=0.025, gt=0)
+    corrupt_ratio: float = Field(default=0.5, gt=0, le=1)
+    max_ratio: float = Field(default=0.75, gt=0, le=1)
+    max_force: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=0.5, ge=0)
 
 
 class PropertySection(Section):
@@ -87,6 +110,7 @@ class TaskSection(Section):
     """What is asked of the model.
 
     Attributes:
+        kind: ``potential``, or ``denoise``: a potential that also learns to denoise displaced structures.
         property: a property to learn; None for a potential, to which ``forces`` and ``energy`` belong.
         forces: ``gradient`` of the energy, or the model's ``direct`` head.
         terms: quantity → term of the loss.
@@ -94,8 +118,10 @@ class TaskSection(Section):
         scale: eV (or units of the property) per unit of the model's output.
         energy: what the energies mean.
         theory: level of theory of the labels.
+        denoising: of the kind ``denoise``; None for its defaults.
     """
 
+    kind: Literal["potential", "denoise"] = "potential"
     property: PropertySection | None = None
     forces: Literal["gradient", "direct"] = "gradient"
     terms: dict[str, TermSection] = Field(default_factory=dict)
@@ -103,6 +129,7 @@ class TaskSection(Section):
     scale: float | None = Field(default=None, gt=0)
     energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
     theory: str | None = None
+    denoising: DenoisingSection | None = None
 
 
 class RunConfig(Section):
@@ -181,15 +208,30 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     Raises:
         CovariumError: not YAML, or no mapping.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CovariumError(f"{source} is not valid YAML: {error}") from error
+    content = _safe_load(text, source)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise CovariumError(f"{source} must hold a mapping of sections, got {type(content).__name__}")
     return content
+
+
+def _safe_load(text: str, source: str) -> Any:  # noqa: ANN401 - what YAML can hold
+    """By the safe loader, which makes plain values only.
+
+    Raises:
+        CovariumError: not YAML.
+    """
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:  # the loader takes quadratic time over such text
+            raise CovariumError(f"{source} is not valid YAML: its brackets are nested more than {DEEPEST} deep")
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # dates and numbers that do not exist leave the loader as these
+        raise CovariumError(f"{source} is not valid YAML: {error}") from error
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -202,10 +244,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     keys = [key.strip() for key in name.split(".")]
     if not sign or not all(keys):
         raise CovariumError(f"--set takes key=value, e.g. --set model.lmax=6; got '{text}'")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CovariumError(f"--set {name}: '{value}' is not a YAML value: {error}") from error
+    parsed = _safe_load(value, f"--set {name}")
     for key in reversed(keys):
         parsed = {key: parsed}
     return parsed
@@ -221,7 +260,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_yaml(config: RunConfig, header: Sequence[str] = ()) -> str:
+def to_yaml(config: Section, header: Sequence[str] = ()) -> str:
     """The text that ``read_yaml`` and ``build`` turn back into ``config``; ``header`` lines become comments."""
     comments = "".join(f"# {line}\n" for line in header)
     return comments + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -239,7 +278,7 @@ def _explain(detail: Mapping[str, Any], cls: type, where: str) -> str:
         allowed = sorted(_fields(_section_at(cls, location[:-1])))
         return f"key '{name}' is unknown{nearest(location[-1], allowed) or '.'} Allowed: {', '.join(allowed)}"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {reprlib.repr(detail['input'])}"
 
 
 def _section_at(cls: type, location: Sequence[str]) -> type:

@@ -18,7 +18,8 @@ REFERENCES = {1: -13.6, 6: -1030.0, 8: -2040.0}
 @dataclass(frozen=True)
 class Case:
     """``rotation``: highest relative deviation of energies and forces under rotations, 1e-10 where the model is exact;
-    ``smooth``: neighbours enter and leave without a jump, so forces are a continuous derivative everywhere."""
+    ``smooth``: neighbours enter and leave without a jump, so forces are a continuous derivative everywhere;
+    ``local``: an atom knows nothing of atoms it is not connected with (norms over whole structures do)."""
 
     name: str
     model: str
@@ -26,6 +27,7 @@ class Case:
     rotation: float = 1e-10
     smooth: bool = True
     forces: str = "gradient"
+    local: bool = True
 
     @property
     def exact(self) -> bool:

@@ -1,10 +1,14 @@
 """What the contracts run over: every entry of MODELS as it is, and each model with every value of every switch."""
 
+import cases_equiformer
 import cases_equiformer_v2
+import cases_equiformer_v3
 import cases_torchmd_et
 from contract_case import Case
 
 from covarium.models import MODELS
+from covarium.systems import AtomModel
 
-ENTRIES = [Case(f"{name}-default", name, config()) for name, (_, config) in MODELS.items()]
-CASES = ENTRIES + cases_equiformer_v2.VARIANTS + cases_torchmd_et.VARIANTS
+ENTRIES = [Case(f"{n}-default", n, config()) for n, (model, config) in MODELS.items() if issubclass(model, AtomModel)]
+VARIANTS = (cases_equiformer, cases_equiformer_v2, cases_equiformer_v3, cases_torchmd_et)
+CASES = ENTRIES + [case for module in VARIANTS for case in module.VARIANTS]

@@ -68,3 +68,16 @@ def test_smooth_leaky_relu() -> None:
     assert (smooth_leaky_relu(x) - published).abs().max() < 1e-15
     far = torch.tensor([-60.0, 60.0], dtype=torch.float64)
     assert torch.allclose(smooth_leaky_relu(far), torch.tensor([-12.0, 60.0], dtype=torch.float64))
+
+
+def test_the_published_softmax() -> None:
+    """e exp(z − max z) / (Σ e exp(z − max z) + eps): with a large eps the choice of the maximum shows."""
+    z, e = logits(), torch.tensor([1.0, 0.3, 1e-3, 0.5, 0.1, 0.2], dtype=torch.float64)
+    expected = torch.zeros_like(z)
+    for i in TARGET.unique():
+        rows = i == TARGET
+        w = e[rows, None] * torch.exp(z[rows] - z[rows].amax(0))
+        expected[rows] = w / (w.sum(0) + 0.01)
+    assert (edge_softmax(z, TARGET, 4, e, eps=0.01, shift="logit") - expected).abs().max() < 1e-15
+    assert (edge_softmax(z, TARGET, 4, e, eps=0.01) - expected).abs().max() > 1e-4
+    assert (edge_softmax(z, TARGET, 4, e, shift="logit") - edge_softmax(z, TARGET, 4, e)).abs().max() < 1e-15

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import torch
 from comparison import Comparison
+from family_equiformer import equiformer
 from family_equiformer_v2 import equiformer_v2
+from family_equiformer_v3 import equiformer_v3
 from family_torchmd_et import torchmd_et
 
 from covarium.errors import CovariumError
 
 FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
+    "equiformer": (equiformer, 1e-9),
     "equiformer_v2": (equiformer_v2, 1e-9),
+    "equiformer_v3": (equiformer_v3, 1e-9),
     "torchmd_et": (torchmd_et, 1e-9),
 }
 
@@ -53,10 +57,13 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     lines, failed = [], False
+    cases = [folder for folder in options.folders if (folder / "config.json").is_file()]
     for folder in options.folders:
-        if not (folder / "config.json").is_file():
-            sys.stderr.write(f"{folder} holds no config.json; give case folders\n")
-            return 2
+        if folder not in cases:
+            sys.stderr.write(f"{folder} holds no config.json: no case, left out\n")
+    if not cases:
+        return 2
+    for folder in cases:
         try:
             passed, line, worst = check(options.family, folder, options.tol)
         except CovariumError as error:

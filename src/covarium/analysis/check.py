@@ -61,7 +61,7 @@ class Probe:
 
     def predict(self, system: AtomGraph) -> Prediction:
         """Energy, forces, and stress where every structure has a volume."""
-        return self.potential.predict(system, stress=self.conservative and bool(system.pbc.all()))
+        return self.potential.predict(system, stress=self.potential.has_stress and bool(system.pbc.all()))
 
     def __call__(self, frame: Frame) -> Prediction:
         return self.predict(self.system([frame]))

@@ -202,7 +202,7 @@ def evaluate(
     if not any(frame.labels for frame in frames):
         raise CovariumError("nothing to compare with: no frame has energy, forces or stress; use predict instead")
     forces = any("forces" in frame.labels for frame in frames)
-    stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.forces == "gradient"
+    stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.has_stress
     stream = predict_frames(potential, frames, forces=forces, stress=stress, max_cost=max_cost, progress=progress)
     return Evaluation(tuple(stream), tuple(_left_out(potential, frames)))
 
@@ -305,8 +305,8 @@ def _left_out(potential: Potential, frames: Sequence[Frame]) -> Iterator[LeftOut
     flat = sum(not frame.pbc.all() for frame in stressed)
     if flat:
         yield LeftOut("stress without a volume", flat, "frames not periodic in three directions")
-    if potential.forces == "direct" and len(stressed) > flat:
-        yield LeftOut("stress", len(stressed) - flat, "a potential with direct forces has no stress")
+    if not potential.has_stress and len(stressed) > flat:
+        yield LeftOut("stress", len(stressed) - flat, "a potential with a direct force head and none for the stress")
 
 
 def summarise(predictions: Sequence[FramePrediction]) -> dict[str, dict[str, float]]:

@@ -99,7 +99,7 @@ def parity(evaluation: Evaluation) -> Figure:
     panels = [name for name, data in (("energy", labels), ("forces", force_labels)) if len(data)]
     if not panels:
         raise CovariumError("a parity plot needs energy or force labels, and the frames have neither")
-    figure, axes = _figure(f"parity {panels}", 4.1 * len(panels), 4.0, 1, len(panels))
+    figure, axes = new_figure(f"parity {panels}", 4.1 * len(panels), 4.0, 1, len(panels))
     for ax, name in zip(axes, panels, strict=True):
         if name == "energy":
             factor, unit = (1.0, "eV/atom") if np.abs(labels).max() > 1 else (1e3, "meV/atom")
@@ -115,7 +115,7 @@ def parity(evaluation: Evaluation) -> Figure:
 @mpl.rc_context(STYLE)
 def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: str) -> Figure:
     """Predicted against labelled values of a property, or components of it."""
-    figure, (ax,) = _figure(f"property {name}", 4.1, 4.0, 1, 1)
+    figure, (ax,) = new_figure(f"property {name}", 4.1, 4.0, 1, 1)
     _parity(ax, labels.ravel(), predicted.ravel(), unit)
     of = f" ({unit})" if unit else ""
     ax.set(title=name, xlabel=f"label{of}", ylabel=f"prediction{of}")
@@ -131,7 +131,7 @@ def parity_per_element(evaluation: Evaluation) -> Figure:
         raise CovariumError("force parity per element needs force labels, and the frames have none")
     columns = min(3, len(elements))
     lines = -(-len(elements) // columns)
-    figure, axes = _figure(f"elements {elements.tolist()}", 2.95 * columns, 2.95 * lines, lines, columns)
+    figure, axes = new_figure(f"elements {elements.tolist()}", 2.95 * columns, 2.95 * lines, lines, columns)
     for ax, z in zip(axes, elements, strict=False):
         mask = numbers == z
         _parity(ax, labels[mask].ravel(), predicted[mask].ravel(), "eV/Å", compact=True)
@@ -152,7 +152,7 @@ def force_error_against_magnitude(evaluation: Evaluation) -> Figure:
     if not keep.any():
         raise CovariumError("no atom has both a labelled force and a force error")
     size, error = size[keep], error[keep] * 1e3
-    figure, (ax,) = _figure("force error", 5.6, 3.9, 1, 1)
+    figure, (ax,) = new_figure("force error", 5.6, 3.9, 1, 1)
     _cloud(ax, np.log10(size), np.log10(error), size, error)
     ax.set(xlabel="labelled force on the atom (eV/Å)", ylabel="length of the force error (meV/Å)")
     _logarithmic(ax, "x", size)
@@ -189,7 +189,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
     panels = [panel for panel in panels if panel[3]]
     if not panels or "step" not in log:
         raise CovariumError(f"no learning curve in columns {', '.join(log) or 'none'}; expected step, loss and metrics")
-    figure, axes = _figure("learning", 3.5 * len(panels), 3.3, 1, len(panels))
+    figure, axes = new_figure("learning", 3.5 * len(panels), 3.3, 1, len(panels))
     for ax, (title, unit, factor, names) in zip(axes, panels, strict=True):
         for name, colour in zip(names, (BLUE, ORANGE, GREEN, PINK), strict=False):
             keep = np.isfinite(log[name])
@@ -226,7 +226,7 @@ def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
         raise CovariumError("times or energies of the run are not finite; the simulation failed before its end")
     t, change = (time - time[0]) / 1e3, (energy - energy[0]) * 1e3 / atoms
     slope, start = np.polyfit(t, change, 1)
-    figure, (top, bottom) = _figure("drift", 6.4, 4.6, 2, 1, sharex=True)
+    figure, (top, bottom) = new_figure("drift", 6.4, 4.6, 2, 1, sharex=True)
     many = len(t) > 5000
     top.plot(t, change, color=BLUE, linewidth=0.9, label="total energy", rasterized=many)
     label = f"drift {slope:+.3g} meV/atom/ps"
@@ -241,6 +241,30 @@ def energy_drift(time: np.ndarray, energy: np.ndarray, atoms: int) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def dynamics(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Potential and total energy, temperature and, where it was logged, volume along a simulation.
+
+    Args:
+        rows: columns of its log by name, two rows or more.
+    """
+    panels = [(("potential_ev", "total_ev"), "energy − first (eV)"), (("temperature_k",), "temperature (K)")]
+    if np.ptp(rows.get("volume_a3", np.zeros(1))) > 0:
+        panels.append((("volume_a3",), "volume (Å³)"))
+    figure, axes = new_figure("dynamics", 6.4, 1.9 * len(panels) + 0.6, len(panels), 1, sharex=True)
+    time = rows["time_fs"] / 1e3
+    for ax, (names, label) in zip(axes, panels, strict=True):
+        for name, colour in zip(names, (BLUE, ORANGE), strict=False):
+            values = rows[name] - (rows[name][0] if name.endswith("_ev") else 0.0)
+            kind = name.removesuffix("_ev") if len(names) > 1 else None
+            ax.plot(time, values, color=colour, linewidth=0.9, label=kind, rasterized=len(time) > 5000)
+        ax.set_ylabel(label)
+        if len(names) > 1:
+            ax.legend(ncols=2)
+    axes[-1].set_xlabel("time (ps)")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None) -> Figure:
     """Energy above the last one (eV) and largest force (eV/Å) at each step of a relaxation.
 
@@ -249,7 +273,7 @@ def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None
         fmax: [T] eV/Å.
         target: where the relaxation was to stop, eV/Å.
     """
-    figure, (top, bottom) = _figure("relaxation", 6.4, 4.2, 2, 1, sharex=True)
+    figure, (top, bottom) = new_figure("relaxation", 6.4, 4.2, 2, 1, sharex=True)
     steps = np.arange(len(energy))
     marker = "o" if len(steps) < 60 else ""
     top.plot(steps, energy - energy[-1], color=BLUE, marker=marker, markersize=3)
@@ -264,9 +288,10 @@ def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None
     return figure
 
 
-def _figure(
+def new_figure(
     label: str, width: float, height: float, rows: int, columns: int, *, sharex: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
+    """A figure outside pyplot, with its axes row by row; ``label`` tells it from others in one page."""
     figure = Figure(figsize=(width, height), layout="constrained", label=label)
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).ravel())

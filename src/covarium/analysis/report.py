@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from covarium.analysis import plots
 from covarium.analysis.errors import Evaluation, Table
-from covarium.checkpoint import replace_file
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 
 MAX_ATOMS = 2000  # of one structure in the viewer
 # The browser itself refuses everything that is not in the file.
@@ -75,7 +75,7 @@ def write(path: Path, title: str, sections: Sequence[Section], *, subtitle: str 
         CovariumError: the file cannot be written.
     """
     text = html(title, sections, subtitle=subtitle)
-    replace_file(path, lambda place: place.write_text(text, encoding="utf-8"))
+    replace_text(path, text)
 
 
 def html(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:

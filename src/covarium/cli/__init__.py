@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, training, using
+from covarium.cli import checking, converting, slmc, training, using
+from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
 app = typer.Typer(
@@ -19,7 +20,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo):
+COMMANDS = (
+    training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
+    doctor, slmc.slmc,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
 
@@ -42,7 +47,7 @@ def options(
 def main() -> None:
     """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
 
-    Exit code 1 is a simulation that stopped before its end or did not converge.
+    Exit code 1 is a run that was interrupted, a simulation that stopped or did not converge, or a check that failed.
     """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1

@@ -1,4 +1,4 @@
-"""``covarium check model``: is a potential what it claims to be?"""
+"""``covarium check``: is a potential what it claims to be, are labelled structures sound?"""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from covarium.cli.check_data import data
 from covarium.cli.options import Device, Model, Threads
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(data)
 
 
 @app.callback()
@@ -30,7 +32,7 @@ def model(
 ) -> None:
     """Symmetry, forces and stress against finite differences, smoothness, locality; exit code 1 if a check fails."""
     from covarium.analysis.suite import check_potential
-    from covarium.cli.console import counting, say
+    from covarium.cli.console import verdict
     from covarium.cli.using import loaded_potential
     from covarium.data import read_structures
     from covarium.workflows.loaded import as_frame
@@ -38,15 +40,5 @@ def model(
     loaded = loaded_potential(model, device, None, threads)
     read = read_structures(files, limit=frames)[:frames] if files else []
     structures = [as_frame(one.atoms, one.index, one.source) for one in read]
-    failed = done = 0
-    with counting("checking") as progress:
-        for found in check_potential(loaded.potential, structures):
-            done += 1
-            failed += not found.passed
-            progress(done, done)
-            level = "" if found.level is None else f"≤ {found.level:.0e}"
-            verdict = "measured" if found.level is None else "ok" if found.passed else "FAILED"
-            say(f"{found.name:36s} {found.value:9.1e}  {level:8s} {verdict:9s} {found.note}".rstrip())
-    say(f"{done} checks, {failed} failed")
-    if failed:
+    if verdict("", check_potential(loaded.potential, structures)):
         raise typer.Exit(1)

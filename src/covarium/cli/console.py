@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from covarium.analysis.check import Check
     from covarium.simulation import Progress as Stepped
+    from covarium.workflows.slmc_chains import Progress as Staged
 
 # a log file has no edge to fit into
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -49,6 +51,23 @@ def findings(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
     out.print(shown)
 
 
+def verdict(title: str, checks: Iterable[Check]) -> int:
+    """Each check beside its level, as it comes; the number of those that failed."""
+    done = failed = 0
+    if title:
+        out.print(Text(title, style="bold"))
+    with counting("checking") as progress:
+        for found in checks:
+            done += 1
+            failed += not found.passed
+            progress(done, done)
+            level = "" if found.level is None else f"≤ {found.level:.0e}"
+            word = "measured" if found.level is None else "ok" if found.passed else "FAILED"
+            say(f"{found.name:36s} {found.value:9.1e}  {level:8s} {word:9s} {found.note}".rstrip())
+    say(f"{done} checks, {failed} failed")
+    return failed
+
+
 def commands(title: str, lines: Iterable[str]) -> None:
     say(f"\n{title}")
     for line in lines:
@@ -80,6 +99,30 @@ def stepping(what: str) -> Iterator[Stepped]:
         def show(step: int, steps: int, values: dict[str, float]) -> None:
             now = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             bar.update(task, completed=step, total=steps, now=now)
+
+        yield show
+
+
+@contextmanager
+def progressing() -> Iterator[Staged]:
+    """A bar on stderr for each stage of a long run; without a terminal, a line when a stage ends."""
+    columns = (
+        TextColumn("{task.description:12s}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+
+        def show(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+            now = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            if stage not in bars:
+                bars[stage] = bar.add_task(stage, total=total, now="")
+            bar.update(bars[stage], completed=done, total=total, now=now)
+            if done == total and not err.is_terminal:
+                err.print(f"{stage:12s} {done}/{total}  {now}")
 
         yield show
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter, Exit, Option
 
 from covarium.cli.options import Device, Dtype, Settings, Threads, duration
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = (  # not looked up: --help imports nothing
-    "molecules, properties, oc20-31m, oc20-83m, oc20-153m, torchmd-et-md17, torchmd-et-ani1, torchmd-et-qm9"
-)
+# names only: --help imports nothing heavy
+RECIPES = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "workflows" / "recipes").glob("*.yaml")))
 
 Labelled = Annotated[
     list[Path] | None,
@@ -35,6 +34,9 @@ def train(
     recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
+    task: Annotated[
+        str | None, Option(help="potential, or denoise: one that also learns to denoise displaced structures.")
+    ] = None,
     valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
     test: Annotated[list[Path] | None, Option(help="File for the error table at the end.")] = None,
     time: Annotated[
@@ -61,11 +63,11 @@ def train(
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
-        {"train": files, "valid": valid, "test": test}, {"name": model}, time, epochs,
+        {"train": files, "valid": valid, "test": test}, {"name": model}, {"kind": task}, time, epochs,
         {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
     )  # fmt: skip
     if resume is not None:
-        if any((files, model, property, recipe, config, valid, test, out, dtype, seed is not None)):
+        if any((files, model, property, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(
                 "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
             )
@@ -83,12 +85,18 @@ def train(
 
 
 def _given(
-    data: dict[str, list[Path] | None], model: dict[str, Any], time: str | None, epochs: int | None, top: dict[str, Any]
+    data: dict[str, list[Path] | None],
+    model: dict[str, Any],
+    task: dict[str, Any],
+    time: str | None,
+    epochs: int | None,
+    top: dict[str, Any],
 ) -> dict[str, Any]:
     """The sections that options speak of."""
     given: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     given["data"] = {key: [str(path) for path in paths] for key, paths in data.items() if paths}
     given["model"] = {key: value for key, value in model.items() if value is not None}
+    given["task"] = {key: value for key, value in task.items() if value is not None}
     if time is not None or epochs is not None:
         # a length that was asked for replaces the recipe's
         given["training"] = {"time_s": duration(time) if time else None, "epochs": epochs, "steps": None}
@@ -146,6 +154,8 @@ def _show_outcome(outcome: Outcome) -> None:
         say(f"model:  {outcome.model}")
         say(f"report: {outcome.report}")
     commands("Next:", outcome.next_commands)
+    if outcome.result.interrupted:
+        raise Exit(1)
 
 
 def _show_errors(outcome: Outcome) -> None:
@@ -182,7 +192,6 @@ def demo(
         outcome = run(plan, folder / "run", progress=progress)
     if outcome.result.interrupted:
         _show_outcome(outcome)
-        return
     say(f"   {outcome.result.verdict}\n\n3. Errors on held-out structures")
     _show_errors(outcome)
     say("4. Relaxation, then dynamics at constant energy, with the trained model")

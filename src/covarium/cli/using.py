@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
@@ -104,7 +105,7 @@ def md(
     pressure: Annotated[float | None, Option(help="GPa, for npt. Default: 0.")] = None,
     interval: Annotated[int | None, Option(min=1, help="Steps between saved frames. Default: 10.")] = None,
     index: Index = None,
-    out: Annotated[Path, Option(help="Folder for trajectory.extxyz, md.csv and the state to resume from.")] = Path(
+    out: Annotated[Path, Option(help="Folder for trajectory, log, report.html and the state to resume from.")] = Path(
         "md"
     ),
     resume: Annotated[
@@ -119,11 +120,12 @@ def md(
 
     Stops with a reason and exit code 1 when atoms overlap, the temperature jumps or memory runs out.
     """
-    from covarium.cli.console import say, stepping
+    from covarium.cli.console import commands, say, stepping
     from covarium.simulation import md as run_md
     from covarium.simulation import resume_md
     from covarium.workflows.dynamics import new_settings, resumed_settings
     from covarium.workflows.loaded import read_structure
+    from covarium.workflows.simulated import REPORT, dynamics_report
 
     if time is not None and steps is not None:
         raise BadParameter("give --time or --steps, not both")
@@ -156,7 +158,10 @@ def md(
     if result.drift is not None:
         ps = result.steps * settings.timestep / 1e3
         say(f"drift of the total energy {result.drift:+.4f} meV/atom/ps over {ps:g} ps")
-    _show_files(result.files)
+    go_on = f"covarium md {quote(str(model))} --resume --out {quote(str(out))} --steps {2 * settings.steps}"
+    dynamics_report(result, settings, out / REPORT, [go_on])
+    _show_files({**result.files, "report": out / REPORT})
+    commands("Go on:", [go_on])
     if result.reason != "finished":
         raise Exit(1)
 
@@ -170,16 +175,17 @@ def relax(
     steps: Annotated[int, Option(min=0, help="At most.")] = 500,
     optimiser: Annotated[Optimiser, Option(help="Method.")] = Optimiser.bfgs,
     index: Index = None,
-    out: Annotated[Path, Option(help="Folder for relaxed.extxyz and trajectory.extxyz.")] = Path("relax"),
+    out: Annotated[Path, Option(help="Folder for relaxed.extxyz, trajectory.extxyz and report.html.")] = Path("relax"),
     device: Device = None,
     dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
     threads: Threads = None,
 ) -> None:
     """The nearest minimum of the energy, from a structure. Exit code 1 if it was not reached."""
-    from covarium.cli.console import say, stepping
+    from covarium.cli.console import commands, say, stepping
     from covarium.simulation import RelaxSettings
     from covarium.simulation import relax as run_relax
     from covarium.workflows.loaded import read_structure
+    from covarium.workflows.simulated import REPORT, relaxation_report
 
     settings = RelaxSettings(fmax=fmax, steps=steps, optimiser=optimiser.value, cell=cell, pressure=pressure)
     loaded = loaded_potential(model, device, dtype, threads)
@@ -193,7 +199,11 @@ def relax(
         say(f"energy {result.energies[-1]:.6f} eV, changed by {change:+.6f} eV")
     if result.fmax is not None:
         say(f"largest force {result.fmax:.4g} eV/Å")
-    _show_files(result.files)
+    last = result.files.get("relaxed", file)
+    go_on = f"covarium md {quote(str(model))} {quote(str(last))} --temperature 300 --time 5ps"
+    relaxation_report(result, settings, atoms, out / REPORT, [go_on])
+    _show_files({**result.files, "report": out / REPORT})
+    commands("Go on:", [go_on])
     if result.reason != "converged":
         raise Exit(1)
 

@@ -119,6 +119,7 @@ class FrameDataset:
             shifts=torch.from_numpy(np.concatenate([edge.shifts for edge in edges])).to(torch.int64),
             charge=torch.tensor([frame.charge for frame in frames], dtype=self.dtype),
             spin=torch.tensor([frame.spin for frame in frames], dtype=self.dtype),
+            tags=torch.from_numpy(np.concatenate([frame.tags for frame in frames])),
         )
         labels = {}
         for name in frames[0].labels:

@@ -11,8 +11,10 @@ import lzma
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,13 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.data import atomic_numbers
 
 from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS, plain
+from covarium.data.xyz import SUFFIXES, Damaged, refuse
+from covarium.data.xyz import images as xyz_images
 from covarium.errors import CovariumError, nearest
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+GROWTH = (2**30, 1000)  # bytes, times the size on disk: text of structures shrinks to a third or, repeated, to 1 %
+PART = 2**20  # bytes that are decompressed at a time
 
 
 @dataclass(frozen=True)
@@ -57,57 +63,94 @@ class Record:
 
 
 def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]:
-    """The records of one file, the first ``limit`` of them.
+    """The records of one file, the first ``limit`` of them; see ``stream``.
+
+    Raises:
+        CovariumError: the file is missing, damaged, empty, or of a kind that cannot be read.
+    """
+    records = list(stream(path, keys, limit))
+    if not records:
+        raise CovariumError(f"{path} holds no structures")
+    return records
+
+
+def stream(
+    path: Path, keys: Mapping[str, str], limit: int | None = None, damaged: Damaged = refuse
+) -> Iterator[Record]:
+    """The records of one file one after another.
 
     Args:
         path: the file; a second suffix .xz, .gz or .bz2 is decompressed first.
         keys: for npz only, the arrays that hold ``positions``, ``numbers``, ``cell`` and ``pbc``.
         limit: None for all.
+        damaged: told the place of a frame that cannot be read, and why, where the others still can be.
 
     Raises:
-        CovariumError: the file is missing, damaged, empty, or of a kind that cannot be read.
+        CovariumError: the file is missing, of a kind that cannot be read, or damaged beyond single frames.
     """
     if not path.is_file():
         there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         kind = "is a folder; give the files in it" if path.is_dir() else f"is not there{nearest(path.name, there)}"
         raise CovariumError(f"data file {path} {kind}")
-    opener = OPENERS.get(path.suffix.lower())
     try:
-        if opener is None:
-            records = _load_plain(path, str(path), keys, limit)
-        else:
-            # decompressed once, to disk: readers seek, which in a compressed stream costs quadratic time
-            with tempfile.TemporaryDirectory(prefix="covarium-") as folder:
-                unpacked = Path(folder) / path.stem
-                with opener(path, "rb") as packed, unpacked.open("wb") as out:
-                    shutil.copyfileobj(packed, out)
-                for neighbour in ("CONTCAR", "POSCAR"):  # an OUTCAR keeps its fixed atoms there
-                    if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
-                        shutil.copy(path.parent / neighbour, folder)
-                records = _load_plain(unpacked, str(path), keys, limit)
-    except CovariumError:
-        raise
+        with _unpacked(path) as plain_path:
+            yield from islice(_plain(plain_path, str(path), keys, limit, damaged), limit)
+    except CovariumError as error:
+        named = str(error) if str(path) in str(error) else f"{path}, {error}"
+        raise CovariumError(named) from error
     except Exception as error:  # readers of foreign formats raise every kind of exception on damaged files
         reason = str(error) or type(error).__name__
         raise CovariumError(
             f"{path} cannot be read: {reason}; readable are the formats of ASE (extxyz, .traj, .db, vasprun.xml, "
             "OUTCAR, …) and .npz, plain or compressed with xz, gz or bz2"
         ) from error
-    if not records:
-        raise CovariumError(f"{path} holds no structures")
-    return records
 
 
-def _load_plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file itself, or what is compressed in it as a file.
+
+    Raises:
+        CovariumError: it grows beyond all measure.
+    """
+    opener = OPENERS.get(path.suffix.lower())
+    if opener is None:
+        yield path
+        return
+    # decompressed once, to disk: readers seek, which in a compressed stream costs quadratic time
+    with tempfile.TemporaryDirectory(prefix="covarium-") as folder:
+        place = Path(folder) / path.stem
+        room = GROWTH[0] + GROWTH[1] * path.stat().st_size
+        with opener(path, "rb") as packed, place.open("wb") as out:
+            while part := packed.read(PART):
+                room -= out.write(part)
+                if room < 0:
+                    raise CovariumError(
+                        f"{path} grows to more than {GROWTH[1]} times its size; decompress it yourself if that is right"
+                    )
+        for neighbour in ("CONTCAR", "POSCAR"):  # an OUTCAR keeps its fixed atoms there
+            if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
+                shutil.copy(path.parent / neighbour, folder)
+        yield place
+
+
+def _plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None, damaged: Damaged) -> Iterator[Record]:
     if path.suffix == ".npz":
-        return _load_npz(path, source, keys, limit)
+        yield from _load_npz(path, source, keys, limit)
+        return
     for role in NPZ_STRUCTURE:
         if role in keys:
             raise CovariumError(f"{source}: data.keys.{role} is for npz files only; the format says where they are")
     if path.suffix in (".db", ".json"):
-        return _load_db(path, source, limit)
-    images = ase.io.read(path, index=":" if limit is None else f":{limit}")
-    return [_from_atoms(atoms, atoms.info, source, index) for index, atoms in enumerate(images)]
+        yield from _load_db(path, source, limit)
+        return
+    if path.suffix.lower() in SUFFIXES:
+        images = xyz_images(path, damaged)
+    else:
+        # an "@" in a name is no index
+        images = enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True))
+    for index, atoms in images:
+        yield _from_atoms(atoms, atoms.info, source, index)
 
 
 def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) -> Record:
@@ -144,16 +187,13 @@ def fixes(constraint: object) -> bool:
     return isinstance(constraint, FixAtoms) or whole
 
 
-def _load_db(path: Path, source: str, limit: int | None) -> list[Record]:
-    records = []
+def _load_db(path: Path, source: str, limit: int | None) -> Iterator[Record]:
     with ase.db.connect(path, serial=True) as rows:
         stated = _db_units(rows.metadata)
         for index, row in enumerate(rows.select(limit=limit)):
             # schnetpack keeps an energy as an array of one number
             data = {key: value[0] if np.shape(value) == (1,) else value for key, value in row.data.items()}
-            record = _from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
-            records.append(record)
-    return records
+            yield _from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
 
 
 def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -164,8 +204,9 @@ def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {key: unit for key, unit in stated.items() if unit}
 
 
-def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> Iterator[Record]:
     try:
+        _refuse_growth(path, source)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile) as error:
@@ -194,7 +235,6 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | Non
     pbc = np.broadcast_to(pbc, (frames, 3))
     structure = {positions_key, numbers_key, cell_key, pbc_key}
     others = {name: array for name, array in arrays.items() if name not in structure}
-    records = []
     for index in range(frames if limit is None else min(limit, frames)):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         fixed = np.zeros(int(real.sum()), dtype=bool)
@@ -204,20 +244,29 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | Non
             cell=cells[index].astype(np.float64), pbc=pbc[index],
             info={name: value for name, value in values.items() if np.ndim(value) == 0},
         )  # fmt: skip
-        records.append(
-            Record(
-                numbers=atoms.numbers,
-                positions=atoms.positions,
-                cell=atoms.cell.array,
-                pbc=atoms.pbc,
-                fixed=fixed,
-                values=values,
-                atoms=atoms,
-                source=source,
-                index=index,
-            )
+        yield Record(
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell.array,
+            pbc=atoms.pbc,
+            fixed=fixed,
+            values=values,
+            atoms=atoms,
+            source=source,
+            index=index,
         )
-    return records
+
+
+def _refuse_growth(path: Path, source: str) -> None:
+    """Before an archive is unpacked into memory.
+
+    Raises:
+        CovariumError: it grows beyond all measure.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > GROWTH[0] + GROWTH[1] * path.stat().st_size:
+        raise CovariumError(f"{source} grows to {size / 2**30:.0f} GiB, more than {GROWTH[1]} times its size")
 
 
 def _npz_value(array: np.ndarray, index: int, frames: int, real: np.ndarray) -> Any:  # noqa: ANN401  (a foreign file's)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase.geometry import minkowski_reduce
@@ -11,6 +11,7 @@ from ase.geometry import minkowski_reduce
 from covarium.errors import CovariumError
 
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "property": ""}
+LARGEST = 1e12  # of any number in eV and Å; squares of much larger ones overflow
 FAR = 10.0  # Å between an atom and its periodic images, beyond which it counts as isolated
 
 
@@ -32,10 +33,11 @@ class Frame:
         group: frames that share it belong to one molecule or trajectory and are never split; empty if unknown.
         source: the file it came from.
         index: its place in that file, from 0.
+        tags: [n] int64, kinds of atoms in slabs, see ``AtomGraph``; zeros unless given.
 
     Raises:
-        CovariumError: an array has the wrong shape, a value is not finite, an atomic number is not an element, or
-            periodic directions lack lattice vectors.
+        CovariumError: an array has the wrong shape, a value is not finite or absurdly large, an atomic number is not an
+            element, or periodic directions lack lattice vectors.
     """
 
     numbers: np.ndarray
@@ -50,9 +52,12 @@ class Frame:
     group: str = ""
     source: str = ""
     index: int = 0
+    tags: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         n = len(self.numbers)
+        if len(self.tags) == 0:
+            object.__setattr__(self, "tags", np.zeros(n, dtype=np.int64))
         if n == 0:
             raise CovariumError(f"{self.where}: it has no atoms; leave it out")
         self._check("numbers", self.numbers, (n,), "")
@@ -63,6 +68,7 @@ class Frame:
         self._check("cell", self.cell, (3, 3), "Å")
         self._check("pbc", self.pbc, (3,), "")
         self._check("fixed", self.fixed, (n,), "")
+        self._check("tags", self.tags, (n,), "")
         shapes: dict[str, tuple[int, ...]] = {"energy": (), "forces": (n, 3), "stress": (3, 3), "property": ()}
         if "property" in self.labels and self.labels["property"].ndim:
             shapes["property"] = (3,)
@@ -95,7 +101,8 @@ class Frame:
     def _check(self, name: str, value: np.ndarray, shape: tuple[int, ...], unit: str) -> None:
         if value.shape != shape:
             raise CovariumError(f"{self.where}: {name} has shape {value.shape}, expected {shape}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            place = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
+        # written so that NaN is beyond too
+        if value.dtype.kind == "f" and not (np.abs(value) < LARGEST).all():
+            place = tuple(int(k) for k in np.argwhere(~(np.abs(value) < LARGEST))[0])
             spot = f"{name}{list(place)}" if place else name
             raise CovariumError(f"{self.where}: {spot} is {value[place]} {unit}; leave the frame out")

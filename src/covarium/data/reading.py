@@ -80,7 +80,7 @@ def read(
     group = labelling.group_key(records, keys.get("group"))
     values = _labels(records, chosen, need, file_units, notes, left_out)
     _charge_everywhere(records, chosen)
-    frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
+    frames = [to_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
     names = file_units.names
     if "property" in used:
@@ -282,9 +282,14 @@ def _fill_single_atoms(
     return filled
 
 
-def _frame(
+def to_frame(
     record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
 ) -> Frame:
+    """A record in eV and Å, with its labels and with charge, spin and frozen atoms under the chosen keys.
+
+    Raises:
+        CovariumError: it is no valid structure, or its charge and spin are impossible.
+    """
     charge, spin = chosen_charge_and_spin(
         record.values, chosen, record.numbers, molecule=not record.pbc.any(), where=record.where
     )
@@ -304,6 +309,7 @@ def _frame(
         group=str(record.values.get(group, "")) if group is not None else "",
         source=record.source,
         index=record.index,
+        tags=record.atoms.get_tags().astype(np.int64),
     )
 
 

@@ -170,11 +170,17 @@ def _least_squares(frames: Sequence[Frame], elements: tuple[int, ...], notes: li
     energies = np.array([float(frame.labels[label]) for frame in frames])
     solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
     if rank < len(elements):
-        null_space = np.linalg.svd(counts.T @ counts)[2][rank:]
-        loose = np.flatnonzero((np.abs(null_space) > 1e-6).any(axis=0))
-        names = ", ".join(chemical_symbols[elements[k]] for k in loose)
+        names = ", ".join(chemical_symbols[elements[k]] for k in indistinguishable(counts))
         notes.append(
             f"{rank} independent compositions for {len(elements)} elements: the references of {names} cannot be told "
             "apart (least norm taken), so that energies of other compositions mean nothing beside these"
         )
     return References({z: float(e) for z, e in zip(elements, solution, strict=True)}, "least squares", notes)
+
+
+def indistinguishable(counts: np.ndarray) -> np.ndarray:
+    """Columns (elements) of counts [compositions, elements] whose references can be changed together unseen."""
+    square = counts.T @ counts
+    rank = int(np.linalg.matrix_rank(square, hermitian=True))
+    null_space = np.linalg.svd(square)[2][rank:]
+    return np.flatnonzero((np.abs(null_space) > 1e-6).any(axis=0))

@@ -49,10 +49,11 @@ class RadialFunction(nn.Module):
         z: tuple[Int[Tensor, " E"], Int[Tensor, " E"]],
     ) -> Float[Tensor, "E out"]:
         """``elements``: source and target tables, or None; ``z``: source and target elements."""
-        weight = self.get_parameter("net.0.weight")
-        x = nn.functional.linear(basis, weight[:, : self.num_basis], self.get_parameter("net.0.bias"))
+        first = self.net[0]
+        assert isinstance(first, nn.Linear)
+        x = nn.functional.linear(basis, first.weight[:, : self.num_basis], first.bias)
         if elements is not None:
-            w = weight[:, self.num_basis :]
+            w = first.weight[:, self.num_basis :]
             for table, index, part in zip(elements, z, w.split(self.element_channels, dim=1), strict=True):
                 x = x + gather(nn.functional.linear(table, part), index)
         for layer in list(self.net)[1:]:

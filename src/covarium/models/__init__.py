@@ -2,15 +2,35 @@
 
 from typing import Any
 
+from covarium.models.equiformer import Config as EquiformerConfig
+from covarium.models.equiformer import Equiformer
 from covarium.models.equiformer_v2 import Config as EquiformerV2Config
 from covarium.models.equiformer_v2 import EquiformerV2
+from covarium.models.equiformer_v3 import Config as EquiformerV3Config
+from covarium.models.equiformer_v3 import EquiformerV3
+from covarium.models.spin_transformer import Config as SpinTransformerConfig
+from covarium.models.spin_transformer import SpinTransformer
 from covarium.models.torchmd_et import Config as TorchMDETConfig
 from covarium.models.torchmd_et import TorchMDET
-from covarium.systems import AtomModel
 
-MODELS: dict[str, tuple[type[AtomModel], type[Any]]] = {
+MODELS: dict[str, tuple[type[Any], type[Any]]] = {
+    "equiformer": (Equiformer, EquiformerConfig),
     "equiformer_v2": (EquiformerV2, EquiformerV2Config),
+    "equiformer_v3": (EquiformerV3, EquiformerV3Config),
+    "spin_transformer": (SpinTransformer, SpinTransformerConfig),
     "torchmd_et": (TorchMDET, TorchMDETConfig),
 }
 
-__all__ = ["MODELS", "EquiformerV2", "EquiformerV2Config", "TorchMDET", "TorchMDETConfig"]
+__all__ = [
+    "MODELS",
+    "Equiformer",
+    "EquiformerConfig",
+    "EquiformerV2",
+    "EquiformerV2Config",
+    "EquiformerV3",
+    "EquiformerV3Config",
+    "SpinTransformer",
+    "SpinTransformerConfig",
+    "TorchMDET",
+    "TorchMDETConfig",
+]

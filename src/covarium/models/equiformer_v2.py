@@ -12,6 +12,7 @@ the defaults; ``Config.published`` gives the switches of the official OC20 model
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -29,12 +30,14 @@ from covarium.layers.irreps.activation import S2Activation, SeparableS2Activatio
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.streaming import streamed
 from covarium.ops.attention import edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.tiled import Tile
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
 
-Elements = tuple[Tensor, Tensor] | None
+Elements = tuple[Tensor, ...]  # source and target tables, or none
 
 
 @dataclass(frozen=True)
@@ -131,16 +134,34 @@ class Config:
 
 @dataclass(frozen=True)
 class Edges:
-    """What every block reads of the edges: source j and target i, their elements, basis [E, K], envelope [E] or None,
-    rotation into the edge frame [E, R, S] and back [E, S, R]."""
+    """What every block reads of the edges: source j and target i, their elements, basis [E, K], rotation into the edge
+    frame [E, R, S] and back [E, S, R], envelope [E] or None. Target i is row i − ``first`` of ``rows`` in the results:
+    all atoms, or those of a tile. With ``tiles`` the edges are worked on tile by tile."""
 
     j: Tensor
     i: Tensor
     z: tuple[Tensor, Tensor]
     basis: Tensor
-    envelope: Tensor | None
     into: Tensor
     back: Tensor
+    envelope: Tensor | None
+    first: int
+    rows: int
+    tiles: Sequence[Tile] = ()
+
+    @property
+    def row(self) -> Tensor:
+        return self.i - self.first if self.first else self.i
+
+    def sliced(self) -> list[Tensor]:
+        """What a tile reads its own rows of, in the order of ``part``."""
+        return [self.basis, self.into, self.back, *([] if self.envelope is None else [self.envelope])]
+
+    def part(self, tile: Tile, basis: Tensor, into: Tensor, back: Tensor, envelope: Tensor | None = None) -> Edges:
+        """The edges of a tile."""
+        own = slice(tile.first_edge, tile.last_edge)
+        z = (self.z[0][own], self.z[1][own])
+        return Edges(self.j[own], self.i[own], z, basis, into, back, envelope, tile.first, tile.last - tile.first)
 
 
 class EdgeDegreeEmbedding(nn.Module):
@@ -153,14 +174,16 @@ class EdgeDegreeEmbedding(nn.Module):
         channels = (config.lmax + 1) * config.sphere_channels
         self.rad_func = _radial_function(config, channels)
 
-    def forward(self, edges: Edges, shared: Elements, num_atoms: int) -> Tensor:
+    def forward(self, edges: Edges, shared: Elements) -> Tensor:
         """[N, S, C]."""
+        if edges.tiles:
+            return streamed(self, lambda tile, *rest: _on_tile(edges, tile, rest), edges.tiles, shared, edges.sliced())
         c = self.config
         weights = self.rad_func(edges.basis, _elements(self, shared), edges.z)
         if edges.envelope is not None:
             weights = weights * edges.envelope.unsqueeze(1)
         messages = edges.back[:, :, : c.lmax + 1] @ weights.unflatten(1, (c.lmax + 1, c.sphere_channels))
-        return scatter_sum(messages, edges.i, num_atoms) / c.avg_degree
+        return scatter_sum(messages, edges.row, edges.rows) / c.avg_degree
 
 
 class AttentionSoftmax(nn.Module):
@@ -218,8 +241,16 @@ class GraphAttention(nn.Module):
             weights = [w.unflatten(1, (-1, 2 * c.sphere_channels)) for w in flat.split(self._weight_widths(), dim=1)]
         return [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
 
-    def forward(self, x: Tensor, edges: Edges, shared: Elements, rng: torch.Generator | None) -> Tensor:
-        """[N, S, C] → [N, S, out]."""
+    def forward(self, x: Tensor, edges: Edges, shared: Elements, keep: Tensor | None = None) -> Tensor:
+        """[N, S, C] → [N, S, out]; attention weights are multiplied by ``keep`` [E, h] (dropout)."""
+        if edges.tiles:
+            masks = [] if keep is None else [keep]
+
+            def arguments(tile: Tile, x: Tensor, *rest: Tensor) -> tuple[Any, ...]:
+                own, mask = (rest[:-1], rest[-1]) if masks else (rest, None)
+                return (x, *_on_tile(edges, tile, own), mask)
+
+            return streamed(self, arguments, edges.tiles, [x, *shared], [*edges.sliced(), *masks])
         c = self.config
         extra, hidden = self.so2_conv_1(self._messages(x, edges, shared))
         features, scalars = extra.split([self.logit_channels, extra.shape[1] - self.logit_channels], dim=1)
@@ -233,13 +264,13 @@ class GraphAttention(nn.Module):
         _, values = self.so2_conv_2(hidden)
         logits = self.alpha_norm(features.unflatten(1, (c.num_heads, c.attn_alpha_channels)))
         logits = (smooth_leaky_relu(logits) * self.alpha_dot).sum(2)
-        alpha = self.softmax(logits, edges.i, x.shape[0], edges.envelope)
+        alpha = self.softmax(logits, edges.row, edges.rows, edges.envelope)
         if edges.envelope is not None:
             alpha = alpha * edges.envelope.unsqueeze(1)
-        if self.training:
-            alpha = drop(alpha, c.alpha_drop, tuple(alpha.shape), rng)
+        if keep is not None:
+            alpha = alpha * keep
         messages = join_orders(values).unflatten(2, (c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
-        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.i, x.shape[0]))
+        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.row, edges.rows))
 
 
 class FeedForward(nn.Module):
@@ -317,7 +348,11 @@ class Block(nn.Module):
         self, x: Tensor, edges: Edges, shared: Elements, graph: AtomGraph, rng: torch.Generator | None
     ) -> Tensor:
         """[N, S, C] → [N, S, C]."""
-        x = x + self._drop(self.ga(self.norm_1(x), edges, shared, rng), graph, rng)
+        keep = None
+        if self.training and self.config.alpha_drop:
+            ones = x.new_ones(len(edges.i), self.config.num_heads)
+            keep = drop(ones, self.config.alpha_drop, tuple(ones.shape), rng)
+        x = x + self._drop(self.ga(self.norm_1(x), edges, shared, keep), graph, rng)
         return x + self._drop(self.ffn(self.norm_2(x)), graph, rng)
 
     def _drop(self, x: Tensor, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
@@ -383,6 +418,7 @@ class EquiformerV2(AtomModel):
         into = edge_wigner(frames, c.lmax, c.mmax)
         back = into if c.mmax == c.lmax else into * into.new_tensor(self.row_scale).unsqueeze(1)
         j, i = graph.edge_index
+        tiles = [] if self.tile is None else graph.tiles(self.tile)
         return Edges(
             j=j,
             i=i,
@@ -391,6 +427,9 @@ class EquiformerV2(AtomModel):
             envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
             into=into,
             back=back.transpose(1, 2),
+            first=0,
+            rows=graph.num_atoms,
+            tiles=tiles if len(tiles) > 1 else (),
         )
 
     def forward(
@@ -412,19 +451,25 @@ class EquiformerV2(AtomModel):
                 f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {c.max_num_elements}; raise it"
             )
         edges = self.edges(graph, frames)
-        shared = (
-            (self.source_embedding.weight, self.target_embedding.weight) if c.atom_edge_embedding == "shared" else None
-        )
+        shared: Elements = ()
+        if c.atom_edge_embedding == "shared":
+            shared = (self.source_embedding.weight, self.target_embedding.weight)
         scalars = self.sphere_embedding(graph.numbers).unsqueeze(1)
-        degree = self.edge_degree_embedding(edges, shared, graph.num_atoms)
+        degree = self.edge_degree_embedding(edges, shared)
         x = torch.cat([scalars + degree[:, :1], degree[:, 1:]], dim=1)
         for block in self.blocks:
             x = block(x, edges, shared, graph, rng)
         x = self.norm(x)
         energy = self.energy_block.scalars(x).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is the force
-        forces = self.force_block(x, edges, shared, None)[:, 1:4, 0] if c.force_head else None
+        forces = self.force_block(x, edges, shared)[:, 1:4, 0] if c.force_head else None
         return AtomOutput(energy, forces)
+
+
+def _on_tile(edges: Edges, tile: Tile, rest: Sequence[Tensor]) -> tuple[Edges, Elements]:
+    """Edges and shared tables of a tile, from tensors in the order [tables, rows of ``edges.sliced()``]."""
+    tables = len(rest) - len(edges.sliced())
+    return edges.part(tile, *rest[tables:]), tuple(rest[:tables])
 
 
 def _element_tables(module: nn.Module, config: Config) -> None:
@@ -436,10 +481,12 @@ def _element_tables(module: nn.Module, config: Config) -> None:
             module.add_module(name, table)
 
 
-def _elements(module: nn.Module, shared: Elements) -> Elements:
+def _elements(module: nn.Module, shared: Elements) -> tuple[Tensor, Tensor] | None:
     if not hasattr(module, "source_embedding"):
-        return shared
-    return module.get_parameter("source_embedding.weight"), module.get_parameter("target_embedding.weight")
+        return (shared[0], shared[1]) if shared else None
+    source, target = (module.get_submodule(f"{end}_embedding") for end in ("source", "target"))
+    assert isinstance(source, nn.Embedding) and isinstance(target, nn.Embedding)
+    return source.weight, target.weight
 
 
 def _radial_function(config: Config, out: int) -> RadialFunction:

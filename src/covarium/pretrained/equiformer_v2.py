@@ -22,9 +22,14 @@ DEFAULTS: dict[str, Any] = dict(
     use_atom_edge_embedding=True, share_atom_edge_embedding=False, use_m_share_rad=False, distance_function="gaussian",
     use_s2_act_attn=False, use_attn_renorm=True, use_gate_act=False, use_grid_mlp=False, use_sep_s2_act=True,
     alpha_drop=0.1, drop_path_rate=0.05, proj_drop=0.0, weight_init="normal",
+    # arguments of fairchem 1.x
+    avg_num_nodes=AVG_NUM_NODES, avg_degree=AVG_DEGREE, enforce_max_neighbors_strictly=True, use_energy_lin_ref=False,
 )  # fmt: skip
-DEAD = {"num_sphere_samples", "num_distance_basis", "attn_activation", "ffn_activation", "otf_graph"}
-ONLY = {"distance_function": "gaussian", "use_s2_act_attn": False}
+DEAD = {
+    "num_sphere_samples", "num_distance_basis", "attn_activation", "ffn_activation", "otf_graph",
+    "activation_checkpoint", "load_energy_lin_ref", "use_pbc_single",
+}  # fmt: skip
+ONLY = {"distance_function": "gaussian", "use_s2_act_attn": False, "use_energy_lin_ref": False}
 SAME = (
     "num_layers", "sphere_channels", "attn_hidden_channels", "num_heads", "attn_alpha_channels", "attn_value_channels",
     "ffn_hidden_channels", "edge_channels", "max_num_elements", "norm_type", "grid_resolution", "alpha_drop",
@@ -68,8 +73,9 @@ def config_from_official(constructor: Mapping[str, Any]) -> Config:
         atom_edge_embedding=tables if a["use_atom_edge_embedding"] else "none",
         attn_renorm=a["use_attn_renorm"],
         force_head=a["regress_forces"],
-        avg_degree=AVG_DEGREE,
-        avg_num_nodes=AVG_NUM_NODES,
+        avg_degree=a["avg_degree"] or AVG_DEGREE,
+        avg_num_nodes=a["avg_num_nodes"] or AVG_NUM_NODES,
+        neighbours="nearest" if a["enforce_max_neighbors_strictly"] else "nearest_with_ties",
         **{key: a[key] for key in SAME},
     )
 

@@ -37,7 +37,7 @@ class Calculator(BaseCalculator):
     Properties: ``energy`` and ``free_energy`` (eV, equal), ``energies`` [N] (eV per atom), ``forces`` [N, 3] (eV/Å),
     ``stress`` [6] (eV/Å³, Voigt order xx yy zz yz xz xy, > 0 under tension). The total charge and the number of
     unpaired electrons are read as by ``covarium.data.charge_and_spin``. Answers are kept until numbers, positions,
-    cell, pbc, charge or spin change by a single bit; a failure leaves no answers behind.
+    cell, pbc, tags, charge or spin change by a single bit; a failure leaves no answers behind.
 
     Args:
         potential: copied, so that later training or moving does not change a running simulation.
@@ -87,6 +87,7 @@ class Calculator(BaseCalculator):
             "positions": (last.positions, atoms.positions),
             "cell": (last.cell.array, atoms.cell.array),
             "pbc": (last.pbc, atoms.pbc),
+            "tags": (last.get_tags(), atoms.get_tags()),
         }
         changes = [name for name, (a, b) in compared.items() if a.shape != b.shape or not (a == b).all()]
         try:
@@ -109,7 +110,7 @@ class Calculator(BaseCalculator):
                 "directions has a volume"
             )
         self.results: dict[str, Any] = {}
-        stress = periodic and (self.potential.forces == "gradient" or "stress" in properties)
+        stress = periodic and (self.potential.has_stress or "stress" in properties)
         self.pairs, self._charges = None, None
         graph = self._graph(atoms)
         prediction = self.potential.predict(graph, forces=True, stress=stress)
@@ -130,6 +131,7 @@ class Calculator(BaseCalculator):
             shifts=torch.from_numpy(self.pairs.shifts).to(device),
             charge=torch.tensor([charge], dtype=dtype, device=device),
             spin=torch.tensor([spin], dtype=dtype, device=device),
+            tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64, device=device),
         )
 
 

@@ -24,6 +24,7 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from covarium.errors import CovariumError, nearest
+from covarium.files import held, replace_text
 from covarium.simulation.calculator import Calculator
 from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume, too_hot
 from covarium.simulation.record import Progress, Record, frame, load_state, save_state, unlabelled
@@ -138,8 +139,9 @@ def md(
             raise CovariumError("npt scales all positions with the cell, so it cannot keep atoms fixed; use langevin")
     start = temperature_of(moving.get_kinetic_energy(), freedom)
     reference = (start if settings.ensemble == "nve" else settings.temperature) or ROOM_TEMPERATURE
-    trajectory, log = Record(out / "trajectory.extxyz"), Record(out / "md.csv")
-    return _Run(moving, calculator, settings, rng, out, trajectory, log, freedom, reference).go(progress)
+    with held(out):
+        trajectory, log = Record(out / "trajectory.extxyz"), Record(out / "md.csv")
+        return _Run(moving, calculator, settings, rng, out, trajectory, log, freedom, reference).go(progress)
 
 
 def resume_md(
@@ -170,13 +172,14 @@ def resume_md(
         )
     rng = np.random.default_rng()
     rng.bit_generator.state = meta["rng"]
-    trajectory = Record(out / "trajectory.extxyz", meta["lengths"]["trajectory"])
-    log = Record(out / "md.csv", meta["lengths"]["log"])
-    run = _Run(
-        atoms, calculator, settings, rng, out, trajectory, log, meta["freedom"], meta["reference"],
-        step=meta["step"], piston=meta["piston"],
-    )  # fmt: skip
-    return run.go(progress)
+    with held(out):
+        trajectory = Record(out / "trajectory.extxyz", meta["lengths"]["trajectory"])
+        log = Record(out / "md.csv", meta["lengths"]["log"])
+        run = _Run(
+            atoms, calculator, settings, rng, out, trajectory, log, meta["freedom"], meta["reference"],
+            step=meta["step"], piston=meta["piston"],
+        )  # fmt: skip
+        return run.go(progress)
 
 
 def saved_settings(out: Path) -> MDSettings:
@@ -222,8 +225,7 @@ class _Run:
         if halt is not None:
             files["stopped"] = self.out / "stopped.extxyz"
             text = frame(self.atoms, labels=False, step=self.step, time_fs=self.step * self.settings.timestep)
-            self.out.mkdir(parents=True, exist_ok=True)
-            files["stopped"].write_text(text)
+            replace_text(files["stopped"], text)
         files = {name: path for name, path in files.items() if path.exists()}
         rows = read_log(self.log.path)
         drift = None
@@ -248,6 +250,8 @@ class _Run:
             return _halt_or_raise(error)
         halt = self._objection(values)
         if halt is None and self.log.length == 0:
+            # first, so that from here on a killed run can be resumed
+            self._save(values, integrator)
             self.log.append(",".join(values) + "\n")
             self._record(values)
             self._save(values, integrator)

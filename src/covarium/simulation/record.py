@@ -20,6 +20,7 @@ from ase.io.extxyz import write_xyz
 
 from covarium.data.names import LABELS, plain
 from covarium.errors import CovariumError
+from covarium.files import replace_file
 
 STATE_FORMAT = 1
 
@@ -46,9 +47,9 @@ class Record:
         if length is None:
             if path.exists():
                 raise CovariumError(f"{path} exists already; resume that run or give another folder")
-        elif not path.exists() or path.stat().st_size < length:
+        elif length and (not path.exists() or path.stat().st_size < length):
             raise CovariumError(f"{path} has lost some of its {length} bytes at the last state; it cannot be resumed")
-        else:
+        elif path.exists():
             os.truncate(path, length)
         self.length = length or 0
         self._file: io.FileIO | None = None
@@ -112,12 +113,8 @@ def save_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) 
     """
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps({"format": STATE_FORMAT, **meta})), **arrays)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CovariumError(f"cannot write {path}: {error.strerror}; free some space, then resume") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda place: place.write_bytes(buffer.getvalue()))
 
 
 def load_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -14,6 +14,7 @@ from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 
 from covarium.errors import CovariumError, nearest
+from covarium.files import replace_text
 from covarium.simulation.calculator import Calculator
 from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume
 from covarium.simulation.record import Progress, Record, frame, unlabelled
@@ -117,7 +118,7 @@ def relax(
     name = "stopped" if ending.guarded else "relaxed"
     last = out / f"{name}.extxyz"
     out.mkdir(parents=True, exist_ok=True)
-    last.write_text(frame(moving, labels=not ending.guarded))
+    replace_text(last, frame(moving, labels=not ending.guarded))
     forces = calculator.results.get("forces") if not calculator.check_state(moving) else None
     return RelaxResult(
         atoms=moving,

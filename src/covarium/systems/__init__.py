@@ -1,6 +1,6 @@
 """What is computed on. A system owns its batching, its cost and its group action."""
 
-from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, GraphSpec
-from covarium.systems.neighbours import atom_graph
+from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
+from covarium.systems.neighbours import atom_graph, renew_edges
 
-__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "GraphSpec", "atom_graph"]
+__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "Denoising", "GraphSpec", "atom_graph", "renew_edges"]

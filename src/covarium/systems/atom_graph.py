@@ -6,13 +6,14 @@ Letters: N atoms, E directed edges j → i (source, target), B structures in the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError
+from covarium.ops.tiled import Tile
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,28 @@ class AtomOutput(NamedTuple):
         energy: [N], a scalar of every atom.
         forces: [N, 3] from a direct head.
         value: [B] or [B, 3], of a head whose answer for a structure is no sum of atomic scalars.
+        stress: [B, 3, 3] from a direct head.
+        noise: [N, 3], the displacements of a denoising pass.
+        displacements: [N, 3], towards the relaxed structure.
     """
 
     energy: Tensor | None
     forces: Tensor | None = None
     value: Tensor | None = None
+    stress: Tensor | None = None
+    noise: Tensor | None = None
+    displacements: Tensor | None = None
+
+
+class Denoising(NamedTuple):
+    """Inputs of a denoising pass beside the displaced structure.
+
+    forces: [N, 3] eV/Å, of the structure before it was displaced. mask: [N] bool, the displaced atoms; the forces of
+    the others are not read.
+    """
+
+    forces: Tensor
+    mask: Tensor
 
 
 class AtomModel(nn.Module):
@@ -62,15 +80,18 @@ class AtomModel(nn.Module):
     Attributes:
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
-        outputs: ``energy``, and ``forces`` if it has a direct head; a model without ``energy`` names what its ``value``
-            is: ``dipole``, ``spatial_extent`` or ``vector``.
+        outputs: ``energy``, and of ``forces``, ``stress`` and ``noise`` those it has direct heads for; a model without
+            ``energy`` names what its ``value`` is: ``dipole``, ``spatial_extent`` or ``vector``.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
+        tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
+            all at once. It changes memory and time, not the answer.
     """
 
     spec: GraphSpec
     group: str
     outputs: frozenset[str]
     reads: frozenset[str]
+    tile: int | None = None
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
@@ -91,6 +112,7 @@ class AtomGraph:
         shifts: [E, 3] int64; the edge vector is positions[j] − positions[i] + shifts @ cell.
         charge: [B] total charge in e.
         spin: [B] number of unpaired electrons.
+        tags: [N] int64, the kind of an atom in a slab (OC20: 0 bulk, 1 surface, 2 adsorbate); zeros unless given.
     """
 
     positions: Tensor
@@ -102,6 +124,11 @@ class AtomGraph:
     shifts: Tensor
     charge: Tensor
     spin: Tensor
+    tags: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        if len(self.tags) == 0:
+            object.__setattr__(self, "tags", torch.zeros_like(self.numbers))
 
     @property
     def num_graphs(self) -> int:
@@ -124,12 +151,23 @@ class AtomGraph:
         offsets = torch.bmm(self.shifts.to(self.cell.dtype).unsqueeze(1), self.cell[self.batch[i]]).squeeze(1)
         return vectors + offsets
 
+    def tiles(self, edges: int) -> list[Tile]:
+        """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more."""
+        ends = torch.bincount(self.edge_index[1], minlength=self.num_atoms).cumsum(0).tolist()
+        tiles, first, first_edge = [], 0, 0
+        for atom in range(1, self.num_atoms + 1):
+            # the tile ends where the next atom's edges would be too many
+            if atom == self.num_atoms or ends[atom] - first_edge > edges:
+                tiles.append(Tile(first_edge, ends[atom - 1], first, atom))
+                first, first_edge = atom, ends[atom - 1]
+        return tiles
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""
         moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            moved[item.name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
         return AtomGraph(**moved)
 
     def transform(self, g: Tensor) -> AtomGraph:
@@ -151,9 +189,9 @@ class AtomGraph:
         graph_starts = torch.tensor([0, *[g.num_graphs for g in graphs[:-1]]]).cumsum(0).tolist()
         shifted = {"edge_index": starts, "batch": graph_starts}
         joined = {}
-        for field in fields(AtomGraph):
-            parts = [getattr(g, field.name) for g in graphs]
-            if field.name in shifted:
-                parts = [part + start for part, start in zip(parts, shifted[field.name], strict=True)]
-            joined[field.name] = torch.cat(parts, dim=1 if field.name == "edge_index" else 0)
+        for item in fields(AtomGraph):
+            parts = [getattr(g, item.name) for g in graphs]
+            if item.name in shifted:
+                parts = [part + start for part, start in zip(parts, shifted[item.name], strict=True)]
+            joined[item.name] = torch.cat(parts, dim=1 if item.name == "edge_index" else 0)
         return AtomGraph(**joined)

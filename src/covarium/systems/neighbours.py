@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import vesin
 from ase.neighborlist import primitive_neighbor_list
+from torch import Tensor
 
 from covarium.errors import CovariumError
 from covarium.systems.atom_graph import AtomGraph, GraphSpec
 
 TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
 CELLS = 5e4  # half of what vesin allows itself
+CROWD = 1e5  # neighbours of one atom; diamond has 1300 within 12 Å
 
 
 def neighbour_pairs(
@@ -39,6 +43,7 @@ def neighbour_pairs(
     positions = np.asarray(positions, dtype=np.float64)
     # wider than the cutoff by more than rounding: what lies within it is decided below, alike for every caller
     radius = spec.cutoff * (1.0 + 1e-9)
+    _refuse_crowd(len(positions), box, pbc, radius)
     if _too_thin(positions, box, pbc, radius):
         i, j, shifts, distances = primitive_neighbor_list("ijSd", pbc, box, positions, radius)
     else:
@@ -56,6 +61,24 @@ def neighbour_pairs(
         keep = _nearest(target, distances, len(positions), spec)
         target, source, shifts = target[keep], source[keep], shifts[keep]
     return np.stack([source, target]), shifts
+
+
+def _refuse_crowd(count: int, box: np.ndarray, pbc: np.ndarray, radius: float) -> None:
+    """Before memory is asked for: a cell in a wrong unit can put millions of atoms around each one.
+
+    Raises:
+        CovariumError: there would be more neighbours than any matter has.
+    """
+    if not pbc.any():
+        return
+    with np.errstate(over="ignore", divide="ignore"):
+        heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
+        crowd = count * float(np.prod(2.0 * radius / heights[pbc]))
+    if not crowd < CROWD:
+        raise CovariumError(
+            f"{count} atoms in a cell of {', '.join(f'{h:.3g} Å' for h in heights[pbc])} between its faces would have "
+            f"{crowd:.1g} neighbours each within {radius:g} Å; give the lattice vectors in Å"
+        )
 
 
 def image_offsets(shifts: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -165,3 +188,28 @@ def atom_graph(
         charge=torch.tensor([charge], dtype=dtype),
         spin=torch.tensor([spin], dtype=dtype),
     )
+
+
+def renew_edges(graph: AtomGraph, spec: GraphSpec, changed: Tensor) -> AtomGraph:
+    """A batch with the neighbours of some structures found again from its positions.
+
+    Args:
+        graph: on any device; no gradient flows through the search.
+        spec: the neighbourhood of the model that will read it.
+        changed: [B] bool, the structures whose atoms have moved; the others keep their edges.
+    """
+    atoms = np.concatenate([[0], np.cumsum(graph.atoms_per_graph().cpu().numpy())])
+    edges = np.searchsorted(graph.edge_index[1].cpu().numpy(), atoms)
+    positions, cell = (value.detach().double().cpu().numpy() for value in (graph.positions, graph.cell))
+    pbc = graph.pbc.cpu().numpy()
+    indices, shifts = [], []
+    for b, again in enumerate(changed.tolist()):
+        own = slice(atoms[b], atoms[b + 1])
+        if again:
+            index, shift = neighbour_pairs(positions[own], cell[b], pbc[b], spec)
+            indices.append(torch.from_numpy(index + atoms[b]).to(graph.edge_index))
+            shifts.append(torch.from_numpy(shift).to(graph.shifts))
+        else:
+            indices.append(graph.edge_index[:, edges[b] : edges[b + 1]])
+            shifts.append(graph.shifts[edges[b] : edges[b + 1]])
+    return replace(graph, edge_index=torch.cat(indices, dim=1), shifts=torch.cat(shifts))

@@ -1,12 +1,17 @@
 """The question asked of a model."""
 
+from covarium.tasks.denoise import Denoise, DenoisingSettings
+from covarium.tasks.effective_action import EffectiveAction
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
 from covarium.tasks.property import Property, PropertyPrediction, PropertySemantics
 
-TASKS = {"potential": Potential, "property": Property}
+TASKS = {"potential": Potential, "property": Property, "denoise": Denoise, "effective_action": EffectiveAction}
 
 __all__ = [
     "TASKS",
+    "Denoise",
+    "DenoisingSettings",
+    "EffectiveAction",
     "EnergySemantics",
     "Potential",
     "Prediction",

@@ -1,6 +1,6 @@
 """The potential-energy task: total energy, forces and stress from a model of atomic energies.
 
-E = scale · Σ_i e_i + Σ_i reference(Z_i), F = −∂E/∂r or a direct head, σ = (∂E/∂ε)/V with symmetric ε
+E = offset + scale · Σ_i e_i + Σ_i reference(Z_i), F = −∂E/∂r or a direct head, σ = (∂E/∂ε)/V with symmetric ε
 (the strain derivative of F. Knuth et al., Comput. Phys. Commun. 190, 33 (2015), Eq. 7).
 Letters: N atoms, B structures. Energies of structures are float64 whatever the dtype of the model, because totals
 of 10⁴ eV are to be told apart at 10⁻⁴ eV.
@@ -19,7 +19,7 @@ from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
-from covarium.systems import AtomGraph, AtomModel
+from covarium.systems import AtomGraph, AtomModel, Denoising
 
 ForceRule = Literal["gradient", "direct"]
 QUANTITIES = ("energy", "forces", "stress", "property")
@@ -96,12 +96,14 @@ class Prediction:
         atom_energy: [N] float64 eV.
         forces: [N, 3] eV/Å.
         stress: [B, 3, 3] eV/Å³, positive under tension.
+        noise: [N, 3], of a denoising pass in training only.
     """
 
     energy: Tensor
     atom_energy: Tensor
     forces: Tensor | None = None
     stress: Tensor | None = None
+    noise: Tensor | None = None
 
     def transform(self, g: Tensor) -> Prediction:
         """What the prediction becomes when the system is transformed by the orthogonal [3, 3] matrix g."""
@@ -116,7 +118,9 @@ class Potential(nn.Module):
     Args:
         model: of atomic energies.
         forces: ``gradient`` (conservative) or ``direct`` (the model's own head; not conservative).
-        scale: eV per unit of the model's output; forces of a direct head are in scale/Å.
+        scale: eV per unit of the model's output.
+        offset: eV of every structure; published models subtract the mean of their energies.
+        head_scales: of direct heads, ``forces`` in eV/Å and ``stress`` in eV/Å³; those not named have ``scale``.
         references: eV of each element the model may be used for, by atomic number.
         terms: of the training loss.
         semantics: meaning of the energies.
@@ -135,6 +139,8 @@ class Potential(nn.Module):
         references: Mapping[int, float],
         forces: ForceRule = "gradient",
         scale: float = 1.0,
+        offset: float = 0.0,
+        head_scales: Mapping[str, float] | None = None,
         terms: Sequence[Term] = (Term("energy"), Term("forces")),
         semantics: EnergySemantics | None = None,
     ) -> None:
@@ -154,12 +160,17 @@ class Potential(nn.Module):
             raise CovariumError(f"one loss term per quantity, got {', '.join(quantities)}")
         if "property" in quantities:
             raise CovariumError("a potential has loss terms of energy, forces and stress, not of a property")
-        if "stress" in quantities and forces == "direct":
-            raise CovariumError(
-                "a stress term needs task.forces=gradient: a direct force head has no strain derivative"
-            )
         self.model = model
         self.forces: ForceRule = forces
+        if "stress" in quantities and not self.has_stress:
+            raise CovariumError(
+                "a stress term needs task.forces=gradient, or a model with a stress head (model.stress_head=true): a "
+                "direct force head has no strain derivative"
+            )
+        self.offset = float(offset)
+        self.head_scales = {name: float(value) for name, value in (head_scales or {}).items()}
+        if unknown := sorted(self.head_scales.keys() - {"forces", "stress"}):
+            raise CovariumError(f"head_scales are of forces and stress, got '{unknown[0]}'")
         self.terms = tuple(terms)
         self.semantics = semantics or EnergySemantics()
         self.references = {int(z): float(e) for z, e in sorted(references.items())}
@@ -183,6 +194,16 @@ class Potential(nn.Module):
         return tuple(self.references)
 
     @property
+    def stress(self) -> ForceRule:
+        """``direct`` where forces are and the model has a head for the stress too, else the strain derivative."""
+        return "direct" if self.forces == "direct" and "stress" in self.model.outputs else "gradient"
+
+    @property
+    def has_stress(self) -> bool:
+        """Whether forces and stress are of one kind; no strain derivative is offered beside direct forces."""
+        return self.stress == self.forces
+
+    @property
     def weights(self) -> dict[str, float]:
         return {t.quantity: t.weight for t in self.terms}
 
@@ -204,8 +225,8 @@ class Potential(nn.Module):
         refuse_unknown(system, self.reference_table, self.model.reads)
 
     def reference_energy(self, system: AtomGraph) -> Tensor:
-        """[B] float64 eV."""
-        return _sum(self.reference_table[system.numbers], system)
+        """What is no matter of the model, [B] float64 eV: references and offset."""
+        return _sum(self.reference_table[system.numbers], system) + self.offset
 
     def evaluate(
         self,
@@ -215,8 +236,16 @@ class Potential(nn.Module):
         stress: bool,
         create_graph: bool = False,
         rng: torch.Generator | None = None,
+        denoising: Denoising | None = None,
     ) -> Prediction:
         """Energies without references, as needed in training: everything in units of the scale.
+
+        Args:
+            system: see ``predict``.
+            forces, stress: what is asked for, each by its rule.
+            create_graph: keep the graph of gradients, for a loss of forces.
+            rng: for dropout.
+            denoising: inputs of a denoising pass, for a model that has them.
 
         Returns:
             A prediction with energy Σ e_i in float64, forces and stress in the model's dtype; multiply by the scale.
@@ -230,7 +259,8 @@ class Potential(nn.Module):
                 f"stress of structure {structure} is undefined: pbc is {system.pbc[structure].tolist()}, and only a "
                 "system periodic in three directions has a volume"
             )
-        by_gradient = stress or (forces and self.forces == "gradient")
+        by_strain = stress and self.stress == "gradient"
+        by_gradient = by_strain or (forces and self.forces == "gradient")
         with torch.set_grad_enabled(torch.is_grad_enabled() or by_gradient):
             variables: list[Tensor] = []
             moved = system
@@ -238,11 +268,11 @@ class Potential(nn.Module):
                 positions = system.positions.detach().requires_grad_()
                 variables.append(positions)
                 moved = replace(system, positions=positions)
-            if stress:
+            if by_strain:
                 strain = positions.new_zeros(system.num_graphs, 3, 3).requires_grad_()
                 variables.append(strain)
                 moved = _strained(moved, strain)
-            output = self.model(moved, rng)
+            output = self.model(moved, rng) if denoising is None else self.model(moved, rng, denoising=denoising)
             assert output.energy is not None
             energy = _sum(output.energy.double(), system)
             gradients: tuple[Tensor, ...] = ()
@@ -254,9 +284,17 @@ class Potential(nn.Module):
                 gradients = tuple(torch.zeros_like(v) for v in variables)
         f = None
         if forces:
-            f = -gradients[0] if self.forces == "gradient" else output.forces
-        s = gradients[1] / torch.linalg.det(system.cell).abs()[:, None, None] if stress else None
-        return Prediction(energy=energy, atom_energy=output.energy.double(), forces=f, stress=s)
+            f = -gradients[0] if self.forces == "gradient" else self._rescaled(output.forces, "forces")
+        s = self._rescaled(output.stress, "stress") if stress else None
+        if by_strain:
+            s = gradients[1] / torch.linalg.det(system.cell).abs()[:, None, None]
+        return Prediction(energy=energy, atom_energy=output.energy.double(), forces=f, stress=s, noise=output.noise)
+
+    def _rescaled(self, head: Tensor | None, name: str) -> Tensor | None:
+        """What a direct head says in units of ``scale``."""
+        if head is None or name not in self.head_scales:
+            return head
+        return head * (self.head_scales[name] / float(self.scale))
 
     def predict(self, system: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy, forces and stress in eV and Å; no graph is kept. Parameters that do not require grad save memory.
@@ -286,6 +324,18 @@ class Potential(nn.Module):
         Raises:
             CovariumError: the loss has a term that the labels lack.
         """
+        asked = self.asked(batch)
+        raw = self.evaluate(
+            batch.system, forces="forces" in asked, stress="stress" in asked, create_graph=create_graph, rng=rng
+        )
+        return self.differences(raw, batch)
+
+    def asked(self, batch: Batch) -> list[str]:
+        """The quantities of the loss.
+
+        Raises:
+            CovariumError: the labels lack one of them.
+        """
         asked = [t.quantity for t in self.terms if t.weight > 0]
         for quantity in asked:
             if quantity not in batch.labels:
@@ -293,9 +343,11 @@ class Potential(nn.Module):
                     f"the loss has a '{quantity}' term, but the data have no {quantity} label (they have: "
                     f"{', '.join(batch.labels) or 'none'}); set task.weights.{quantity}=0 or give the label's key"
                 )
-        raw = self.evaluate(
-            batch.system, forces="forces" in asked, stress="stress" in asked, create_graph=create_graph, rng=rng
-        )
+        return asked
+
+    def differences(self, raw: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """What ``errors`` returns, of an ``evaluate``d batch."""
+        asked = self.asked(batch)
         errors: dict[str, Tensor] = {}
         if "energy" in asked:
             target = (batch.labels["energy"] - self.reference_energy(batch.system)) / self.scale
@@ -309,7 +361,10 @@ class Potential(nn.Module):
 
     def forward(self, batch: Batch, rng: torch.Generator | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """{term: (sum, count)} in float64; the loss is Σ weight · sum / count over the whole step."""
-        errors = self.errors(batch, create_graph=True, rng=rng)
+        return self.sums(self.errors(batch, create_graph=True, rng=rng), batch)
+
+    def sums(self, errors: Mapping[str, Tensor], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and count of each term's losses of ``errors``."""
         sums = {}
         for term in self.terms:
             if term.weight == 0:
@@ -348,6 +403,8 @@ class Potential(nn.Module):
             "kind": "potential",
             "forces": self.forces,
             "scale": float(self.scale),
+            "offset": self.offset,
+            "head_scales": self.head_scales,
             "references": {str(z): e for z, e in self.references.items()},
             "terms": [asdict(t) for t in self.terms],
             "semantics": asdict(self.semantics),
@@ -360,19 +417,21 @@ class Potential(nn.Module):
         Raises:
             CovariumError: a key is missing or unknown.
         """
-        given = dict(description)
-        given.pop("kind", None)
-        expected = {"forces", "scale", "references", "terms", "semantics"}
-        if given.keys() != expected:
-            raise CovariumError(f"description of a potential has keys {sorted(given)}, expected {sorted(expected)}")
-        return cls(
-            model,
-            forces=given["forces"],
-            scale=given["scale"],
-            references={int(z): e for z, e in given["references"].items()},
-            terms=tuple(Term(**t) for t in given["terms"]),
-            semantics=EnergySemantics(**given["semantics"]),
-        )
+        return cls(model, **arguments(description))
+
+
+def arguments(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of a description."""
+    given = {key: value for key, value in description.items() if key != "kind"}
+    expected = {"forces", "scale", "offset", "head_scales", "references", "terms", "semantics"}
+    if given.keys() != expected:
+        raise CovariumError(f"description of a potential has keys {sorted(given)}, expected {sorted(expected)}")
+    return {
+        **given,
+        "references": {int(z): e for z, e in given["references"].items()},
+        "terms": tuple(Term(**t) for t in given["terms"]),
+        "semantics": EnergySemantics(**given["semantics"]),
+    }
 
 
 def refuse_unknown(system: AtomGraph, table: Tensor, reads: frozenset[str]) -> None:

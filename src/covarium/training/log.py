@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from covarium.checkpoint import replace_file
+from covarium.errors import CovariumError
+from covarium.files import replace_file
 
 FILE = "log.csv"
 
@@ -37,14 +38,25 @@ class Log:
                 writer.writerows(kept)
 
         replace_file(path, write)
+        self._path = path
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self.columns)
         self._board = _tensorboard(folder, last_step)
 
     def row(self, values: Mapping[str, float | int]) -> None:
-        """Write one row; it is in the file when this returns."""
-        self._writer.writerow(values)
-        self._file.flush()
+        """Write one row; it is in the file when this returns.
+
+        Raises:
+            CovariumError: the disk is full.
+        """
+        try:
+            self._writer.writerow(values)
+            self._file.flush()
+        except OSError as error:
+            raise CovariumError(
+                f"cannot write {self._path}: {error.strerror}; the last saved state is complete: free some space, "
+                "then resume"
+            ) from error
         for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(name, value, values["step"])
 

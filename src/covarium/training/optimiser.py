@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError, nearest
+from covarium.layers.irreps.flat_linear import FlatWeight
 from covarium.training.settings import Settings
 
 LEAST_WARMUP = 20  # steps, where the length is a time
@@ -18,13 +19,16 @@ LEAST_WARMUP = 20  # steps, where the length is a time
 def adamw(parameters: Mapping[str, nn.Parameter], exempt: set[str], settings: Settings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); biases and other vectors do not decay, nor does ``exempt``.
 
+    Matrices that are stored in a vector do.
+
     Raises:
         CovariumError: ``exempt`` names no parameter.
     """
     for name in exempt:
         if name not in parameters:
             raise CovariumError(f"no_weight_decay names '{name}', which is no parameter{nearest(name, parameters)}")
-    still = {name for name, p in parameters.items() if p.ndim <= 1 or name in exempt}
+    vectors = {name for name, p in parameters.items() if p.ndim <= 1 and not isinstance(p, FlatWeight)}
+    still = vectors | exempt
     groups = [
         {"params": [p for name, p in parameters.items() if name not in still], "weight_decay": settings.weight_decay},
         {"params": [p for name, p in parameters.items() if name in still], "weight_decay": 0.0},

@@ -34,6 +34,7 @@ from covarium.workflows.configuring import configure
 from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import load, read_structure
 from covarium.workflows.reporting import run_sections
+from covarium.workflows.simulated import largest_forces
 from covarium.workflows.training_run import CONFIG, LOG, Outcome
 
 MOLECULE = "CH3CH2OH"  # ethanol: two rotors, three conformers
@@ -159,7 +160,7 @@ def write_report(plan: Plan, outcome: Outcome, simulated: Simulated, commands: l
     law = {"energy error at half the time step": f"{simulated.law:.2f} times smaller (4 for exact forces)"}
     added = [
         report.relaxation_section(
-            np.array(simulated.relaxed.energies), _largest_forces(simulated.relaxed), target=FMAX, facts=reference
+            np.array(simulated.relaxed.energies), largest_forces(simulated.relaxed), target=FMAX, facts=reference
         ),
         report.dynamics_section(rows["time_fs"], rows["total_ev"], atoms, facts=law),
     ]
@@ -218,8 +219,3 @@ def _law(dynamics: MDResult, calculator: Calculator) -> float:
     """The dt² law from the last structure of the run, with its momenta."""
     (last,) = ase.io.read(dynamics.files["trajectory"], index="-1:")
     return timestep_law(last, calculator, timestep=0.5, steps=100)
-
-
-def _largest_forces(relaxed: RelaxResult) -> np.ndarray:
-    frames = ase.io.read(relaxed.files["trajectory"], index=":")
-    return np.array([np.linalg.norm(frame.get_forces(), axis=1).max() for frame in frames])

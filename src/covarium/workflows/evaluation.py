@@ -9,13 +9,13 @@ from typing import Any
 
 from ase import Atoms
 
-from covarium import checkpoint
 from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate, predict_frames
 from covarium.analysis.property_errors import PropertyEvaluation, evaluate_property, predict_property, sections_of
 from covarium.config import DataSection, RunConfig, build, merge, parse_assignment
 from covarium.data import Frame, Reading, Structure, read, read_structures
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 from covarium.simulation.record import frame as extxyz
 from covarium.workflows.loaded import LoadedPotential, as_frame, with_results
 from covarium.workflows.loaded_property import LoadedProperty
@@ -23,7 +23,7 @@ from covarium.workflows.loaded_property import LoadedProperty
 Progress = Callable[[int, int], object]
 
 
-def _data_settings(assignments: Sequence[str]) -> DataSection:
+def data_settings(assignments: Sequence[str]) -> DataSection:
     """From texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
 
     Raises:
@@ -48,7 +48,7 @@ def read_labelled(files: Sequence[Path], assignments: Sequence[str]) -> Reading:
     Raises:
         CovariumError: files that cannot be read or have no energies, or settings of another section.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     return read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
 
 
@@ -59,7 +59,7 @@ def read_property(model: LoadedProperty, files: Sequence[Path], assignments: Seq
         CovariumError: files that cannot be read or lack the label, a unit that is not the model's, or settings of
             another section.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     keys = {"property": model.key, **data.keys}
     reading = read(files, keys=keys, units=data.units, need=("property",), limit=data.limit)
     own, theirs = model.task.semantics.unit, reading.units["property"]
@@ -93,7 +93,7 @@ def write_json(evaluation: Evaluation | PropertyEvaluation, path: Path, about: d
     """Errors in eV and Å, or of a property in its unit, with ``about`` beside them, written at once."""
     text = json.dumps({**evaluation.to_json(), **about}, indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_file(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
+    replace_text(path, text + "\n")
 
 
 def write_report(
@@ -124,7 +124,7 @@ def predict_file(
     Returns:
         The number of structures.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
     frames = [as_frame(structure.atoms, structure.index, structure.source) for structure in structures]
     labelled: Iterator[Atoms]
@@ -134,14 +134,14 @@ def predict_file(
         labelled = _with_energies(model, structures, frames, progress)
     texts = [extxyz(atoms) for atoms in labelled]
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_file(out, lambda place: place.write_text("".join(texts), encoding="utf-8"))
+    replace_text(out, "".join(texts))
     return len(texts)
 
 
 def _with_energies(
     model: LoadedPotential, structures: Sequence[Structure], frames: Sequence[Frame], progress: Progress | None
 ) -> Iterator[Atoms]:
-    stress = model.potential.forces == "gradient"
+    stress = model.potential.has_stress
     predictions = predict_frames(model.potential, frames, stress=stress, progress=progress)
     for structure, p in zip(structures, predictions, strict=True):
         results = {"energy": p.energy, "forces": p.forces, "stress": p.stress}

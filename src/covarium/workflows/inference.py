@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from covarium.config import RunConfig, TaskSection, TermSection, build, check_name
+from covarium.config import DenoisingSection, RunConfig, TaskSection, TermSection, build, check_name
 from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
-from covarium.tasks import EnergySemantics, Potential, Property, Term
+from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Property, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
+from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
@@ -30,7 +31,8 @@ LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
-SIZES = ("num_layers", "lmax", "mmax", "sphere_channels")  # shown of a model that has them
+# shown of a model that has them
+SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels", "irreps_node")
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,19 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, MODELS, f"model '{name}'")
+    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
     model_class, config_class = MODELS[name]
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
+    doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
     train = FrameDataset(parts.train, first_guess.spec, dtype)
     found = statistics(train, config.task.references)
-    model_config = build(config_class, measured(config_class, found) | asked, "model")
-    task_config = _task(config.task, parts.reading, found)
-    task = _assemble(initial_model(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
+    model_config = build(config_class, measured(config_class, found, config.task.kind) | asked, "model")
+    model = initial_model(model_class, model_config, config.seed, dtype)
+    task_config = _task(config.task, parts.reading, found, model)
+    task = _assemble(model, task_config, dtype).to(device)
     settings = training_settings(config, len(train), found)
     refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
@@ -119,7 +123,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
-        notes=[*parts.reading.left_out, *found.references.notes],
+        notes=[*parts.reading.left_out, *doubts, *found.references.notes],
         task=task,
         train=train,
         valid=FrameDataset(parts.valid, first_guess.spec, dtype),
@@ -163,25 +167,32 @@ def divide(config: RunConfig) -> Parts:
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
-def measured(config_class: type, found: Statistics) -> dict[str, Any]:
-    """Fields of the model's Config that the data decide, where it has them."""
+def measured(config_class: type, found: Statistics, kind: str = "potential") -> dict[str, Any]:
+    """Fields of the model's Config that data and the kind of task decide, where it has them."""
     names = {field.name for field in fields(config_class)}
     values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
+    if kind == "denoise":
+        values["denoising"] = True
     return {name: value for name, value in values.items() if name in names}
 
 
-def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSection:
+def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:
     """The task's section without gaps."""
     labels = reading.frames[0].labels
     terms = given.terms or {
         quantity: term
         for quantity, term in TERMS.items()
-        if quantity in labels and not (quantity == "stress" and given.forces == "direct")
+        if quantity in labels and (quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs)
     }
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
     theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
-    return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
+    denoising = DenoisingSection() if given.kind == "denoise" and given.denoising is None else given.denoising
+    return given.model_copy(
+        update={
+            "terms": terms, "scale": scale, "references": references, "theory": theory, "denoising": denoising,
+        }
+    )  # fmt: skip
 
 
 def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
@@ -199,14 +210,18 @@ def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype
 def _assemble(model: AtomModel, section: TaskSection, dtype: torch.dtype) -> Potential:
     """The task around a model."""
     assert isinstance(section.references, dict) and section.scale is not None
-    return Potential(
-        model,
+    arguments: dict[str, Any] = dict(
         references={atomic_numbers[symbol]: energy for symbol, energy in section.references.items()},
         forces=section.forces,
         scale=section.scale,
         terms=tuple(Term(quantity, **term.model_dump()) for quantity, term in section.terms.items()),
         semantics=EnergySemantics(kind=section.energy, functional=section.theory or ""),
-    ).to(dtype)
+    )
+    if section.denoising is None:
+        return Potential(model, **arguments).to(dtype)
+    if section.kind != "denoise":
+        raise CovariumError("task.denoising means nothing to task.kind=potential; set task.kind=denoise")
+    return Denoise(model, denoising=DenoisingSettings(**section.denoising.model_dump()), **arguments).to(dtype)
 
 
 def training_settings(config: RunConfig, frames: int, found: Statistics) -> Settings:
@@ -269,6 +284,7 @@ def _findings(
         *degree_rows(asked, config, found, told),
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
+        *_denoising(section),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
         ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
@@ -282,6 +298,14 @@ def degree_rows(asked: RunConfig, config: RunConfig, found: Statistics, told: st
         return [("average degree", f"{found.average_degree:.2f} neighbours per atom", "measured")]
     origin = f"{told}; measured: {found.average_degree:.2f}" if "avg_degree" in asked.model else "measured"
     return [("average degree", f"{config.model['avg_degree']:.2f} neighbours per atom", origin)]
+
+
+def _denoising(section: TaskSection) -> list[tuple[str, str, str]]:
+    if section.denoising is None:
+        return []
+    d = section.denoising
+    shares = f"{100 * d.probability:g} % of the structures, {100 * d.corrupt_ratio:g} % of their atoms"
+    return [("denoising", f"{shares}, by {d.std:g} Å", f"{d.weight:g} × noise l2 in the loss")]
 
 
 def length_in_words(training: dict[str, Any]) -> str:

@@ -57,14 +57,14 @@ class LoadedPotential:
 
         Args:
             atoms: one structure or many; charge and spin are read as by ``covarium.data.charge_and_spin``.
-            stress: where a structure is periodic in three directions and forces are gradients; else it is None.
+            stress: where a structure is periodic in three directions and the potential has it; else it is None.
 
         Raises:
             CovariumError: an element the model does not know, or a charge or spin it ignores; the structure is named.
         """
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
         frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
-        stress = stress and self.potential.forces == "gradient"
+        stress = stress and self.potential.has_stress
         predictions = []
         for p in predict_frames(self.potential, frames, stress=stress):
             assert p.forces is not None
@@ -150,6 +150,7 @@ def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
         spin=spin,
         source=source,
         index=index,
+        tags=atoms.get_tags().astype(np.int64),
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from covarium.analysis.errors import Evaluation
 from covarium.analysis.property_errors import PropertyEvaluation, judge
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.errors import CovariumError
+from covarium.files import held, replace_text
 from covarium.tasks import Potential, Property
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
 from covarium.training.log import FILE as LOG
@@ -31,6 +29,7 @@ from covarium.workflows.reporting import run_sections
 
 CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
+FREE = ("training.", "device", "threads")  # what a resumed run may change
 REPORT = "report.html"
 
 
@@ -83,7 +82,25 @@ def resumed_config(folder: Path, given: Mapping[str, Any], assignments: Sequence
     path = folder / CONFIG
     if not path.is_file():
         raise CovariumError(f"'{folder}' holds no run to resume: it has no {CONFIG}")
-    return build(RunConfig, merge(read_yaml(path), given, *[parse_assignment(text) for text in assignments]))
+    was = read_yaml(path)
+    config = build(RunConfig, merge(was, given, *[parse_assignment(text) for text in assignments]))
+    before, after = (_flat(build(RunConfig, was).model_dump(mode="json")), _flat(config.model_dump(mode="json")))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key) and not key.startswith(FREE):
+            raise CovariumError(
+                f"{key}={after.get(key)} contradicts the run in '{folder}', which has {before.get(key)}: model, task "
+                f"and data stay what they are when it goes on ({', '.join(FREE)} may change); start a new run"
+            )
+    return config
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as ``section.key``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def refuse_used(folder: Path) -> None:
@@ -134,9 +151,9 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         if not ranks.first:
             result = _train(plan, out, None, resume, ranks)
             return Outcome(out, result, {})
-        with _held(out, resume):
-            checkpoint.replace_file(out / CONFIG, lambda path: path.write_text(_config_text(plan), encoding="utf-8"))
-            checkpoint.replace_file(out / SPLIT, lambda path: path.write_text(_split_text(plan), encoding="utf-8"))
+        with held(out):
+            if not resume:
+                refuse_used(out)
             result = _train(plan, out, progress, resume, ranks)
             evaluations = {} if result.interrupted else _evaluate(plan, out, device)
             outcome = Outcome(out, result, evaluations, plan.task.describe()["kind"])
@@ -157,9 +174,13 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
         measured = {name: value for name, value in row.items() if name != "time"}
         checkpoint.save(out / BEST, task, {**card, **frames, **measured})
 
+    def record() -> None:
+        replace_text(out / CONFIG, _config_text(plan))
+        replace_text(out / SPLIT, _split_text(plan))
+
     return train(
         plan.task, plan.train, plan.valid, plan.settings, out,
-        save_best=save_best, progress=progress, resume=resume, ranks=ranks,
+        save_best=save_best, progress=progress, resume=resume, accepted=record, ranks=ranks,
     )  # fmt: skip
 
 
@@ -178,25 +199,3 @@ def _config_text(plan: Plan) -> str:
 def _split_text(plan: Plan) -> str:
     parts = {"train": plan.train.frames, "valid": plan.valid.frames, "test": plan.test}
     return json.dumps({name: [[frame.source, frame.index] for frame in frames] for name, frames in parts.items()})
-
-
-@contextmanager
-def _held(out: Path, resume: bool) -> Iterator[None]:
-    """The folder, made if missing, for this process alone.
-
-    Raises:
-        CovariumError: it holds a run already, or another process trains there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            # released by the system when the process ends, however it ends
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CovariumError(f"another process is training in '{out}'; choose another --out") from error
-        if not resume:
-            refuse_used(out)
-        yield
-    finally:
-        os.close(handle)

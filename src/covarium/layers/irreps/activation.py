@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -55,3 +56,76 @@ class SeparableS2Activation(nn.Module):
 
     def forward(self, scalars: Float[Tensor, "N H"], x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
         return torch.cat([silu(scalars).unsqueeze(1), self.s2(x)[:, 1:]], dim=1)
+
+
+GridKernel = Literal[
+    "s2", "sep_s2", "s2_swiglu", "sep_s2_swiglu", "sep-merge_s2_swiglu", "sep_s2_square", "sep-merge_gates2_swiglu"
+]  # fmt: skip
+
+
+def product(x: Float[Tensor, "*batch H2"]) -> Float[Tensor, "*batch H"]:
+    """First half times second half of the channels: on a grid that integrates degree 3L, exactly equivariant."""
+    first, second = x.chunk(2, dim=-1)
+    return first * second
+
+
+def swiglu(x: Float[Tensor, "*batch H2"]) -> Float[Tensor, "*batch H"]:
+    """SiLU of the first half times the second half (Shazeer 2020, arXiv 2002.05202, Eq. 6)."""
+    first, second = x.chunk(2, dim=-1)
+    return silu(first) * second
+
+
+# What happens at the points, and to the scalars beside them; the names of the published code.
+POINTS: dict[GridKernel, Callable[[Tensor], Tensor]] = {
+    "s2": silu, "sep_s2": silu, "s2_swiglu": swiglu, "sep_s2_swiglu": swiglu, "sep-merge_s2_swiglu": swiglu,
+    "sep_s2_square": product, "sep-merge_gates2_swiglu": product,
+}  # fmt: skip
+SCALARS: dict[GridKernel, Callable[[Tensor], Tensor]] = {
+    "sep_s2": silu, "sep_s2_swiglu": swiglu, "sep-merge_s2_swiglu": swiglu, "sep_s2_square": product,
+    "sep-merge_gates2_swiglu": swiglu,
+}  # fmt: skip
+
+
+def kernel_widths(kernel: GridKernel, hidden: int) -> tuple[int, int]:
+    """Channels of the features and of the scalars that give ``hidden`` channels (gates, where there are, come last)."""
+    features = hidden if POINTS[kernel] is silu else 2 * hidden
+    gates = hidden if kernel == "sep-merge_gates2_swiglu" else 0
+    return features, features + gates if kernel in SCALARS else 0
+
+
+def join_scalars(
+    kernel: GridKernel, x: Float[Tensor, "N R H"], scalars: Float[Tensor, "N H"]
+) -> Float[Tensor, "N R H"]:
+    """Scalars take the place of the l = 0 row, or are added to it in the merged kernels."""
+    first, rest = x.split([1, x.shape[1] - 1], dim=1)
+    scalars = scalars.unsqueeze(1)
+    return torch.cat([first + scalars if "-merge" in kernel else scalars, rest], dim=1)
+
+
+class GridActivation(ExactConstants):
+    """Point-wise functions on the sphere beside a scalar path (Liao 2026, arXiv 2604.09130, SwiGLU-S² and its
+    ablations).
+
+    ``sep-merge_gates2_swiglu`` is the published SwiGLU-S²: the product of two linear images on the grid, gated by a
+    sigmoid (which commutes with the way back), plus the SwiGLU of separate scalars at l = 0.
+    """
+
+    to_grid: Tensor
+    from_grid: Tensor
+
+    def __init__(self, kernel: GridKernel, grid: Grid, rows: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.kernel: GridKernel = kernel
+        columns = np.array([l * l + l + m for l, m in rows])
+        self.constant("to_grid", grid.to_grid[:, columns])
+        self.constant("from_grid", grid.from_grid[:, columns].T)
+
+    def forward(self, x: Float[Tensor, "N R F"], scalars: Float[Tensor, "N K"] | None) -> Float[Tensor, "N R H"]:
+        """``scalars`` as wide as ``kernel_widths`` says; None for the kernels without."""
+        y = self.from_grid @ POINTS[self.kernel](self.to_grid @ x)
+        if scalars is None:
+            return y
+        if self.kernel == "sep-merge_gates2_swiglu":
+            scalars, gates = scalars.split([2 * y.shape[2], y.shape[2]], dim=1)
+            y = y * torch.sigmoid(gates).unsqueeze(1)
+        return join_scalars(self.kernel, y, SCALARS[self.kernel](scalars))

@@ -10,6 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def so3_linear(
+    x: Float[Tensor, "N S I"], weight: Float[Tensor, "L1 O I"], bias: Float[Tensor, "*N1 O"]
+) -> Float[Tensor, "N S O"]:
+    """One matrix per degree; ``bias`` [O], or [N, 1, O] of its own for each atom, is added on l = 0."""
+    parts = x.split([2 * l + 1 for l in range(weight.shape[0])], dim=1)
+    scalars = parts[0] @ weight[0].T + bias
+    return torch.cat([scalars, *[part @ w.T for part, w in zip(parts[1:], weight[1:], strict=True)]], dim=1)
+
+
 class SO3Linear(nn.Module):
     """One matrix per degree, bias on l = 0 only. weight [L+1, out, in], bias [out]."""
 
@@ -21,9 +30,7 @@ class SO3Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Float[Tensor, "N S I"]) -> Float[Tensor, "N S O"]:
-        parts = x.split([2 * l + 1 for l in range(self.lmax + 1)], dim=1)
-        scalars = nn.functional.linear(parts[0], self.weight[0], self.bias)
-        return torch.cat([scalars, *[part @ w.T for part, w in zip(parts[1:], self.weight[1:], strict=True)]], dim=1)
+        return so3_linear(x, self.weight, self.bias)
 
     def scalars(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The l = 0 row alone."""

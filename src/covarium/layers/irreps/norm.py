@@ -65,6 +65,35 @@ class RMSNormSH(ExactConstants):
         return _with_bias(x * scale * self.affine_weight.index_select(0, self.degree), self.affine_bias)
 
 
+class MergedRMSNorm(ExactConstants):
+    """``RMSNormSH`` without centring and without bias (Liao 2026, arXiv 2604.09130, code: merge_rms_norm)."""
+
+    balance: Tensor
+    degree: Tensor
+
+    def __init__(self, lmax: int, channels: int) -> None:
+        super().__init__()
+        self.affine_weight = nn.Parameter(torch.ones(lmax + 1, channels))
+        degree = _degrees(lmax)
+        self.constant("balance", 1 / ((2 * degree + 1) * (lmax + 1)) / channels)
+        self.register_buffer("degree", torch.from_numpy(degree), persistent=False)
+
+    def forward(self, x: Float[Tensor, "N S C"]) -> Float[Tensor, "N S C"]:
+        mean = torch.einsum("nsc,s->n", x.square(), self.balance)
+        return x * torch.rsqrt(mean + EPS)[:, None, None] * self.affine_weight.index_select(0, self.degree)
+
+
+class Float32RMSNorm(nn.RMSNorm):
+    """RMSNorm whose quotient is rounded to float32, as in the published EquiformerV3 code, whatever the dtype."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPS)
+
+    def forward(self, x: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+        y = x.float()
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * self.weight
+
+
 class LayerNormPerDegree(nn.Module):
     """l = 0 centred over channels; every degree divided by its own root mean square over m and channels."""
 

@@ -1,0 +1,594 @@
+"""Equiformer (Liao 2023, arXiv 2206.11990), with the numbers of the official code where paper and code differ.
+
+Letters: N atoms, E edges j → i, B structures, H heads, Y harmonics of an edge, D its Wigner matrices. Features are
+lists over the entries of an Irreps, [N, 2l+1, mul]. Products with Y are taken in the frame of the edge, where Y has
+m = 0 only: an identity, not an approximation (``layers.irreps.edge_product``).
+
+Beyond the published model, as named values of Config: a smooth envelope on messages and inside the softmax, and a norm
+that does not amplify what vanishes by symmetry. They are the defaults; ``Config.published`` gives the switches of the
+official models.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from covarium.algebra.irreps import SCALAR, Irrep, Irreps
+from covarium.algebra.rotations import edge_frames
+from covarium.algebra.wigner import wigner_d
+from covarium.errors import CovariumError
+from covarium.layers.distance_bases import BASES, RadialProfile
+from covarium.layers.dropout import drop
+from covarium.layers.irreps.edge_product import Node, depthwise_product
+from covarium.layers.irreps.flat_linear import (
+    SMOOTH_LEAKY_RELU,
+    ElementTable,
+    Features,
+    FlatLinear,
+    Gate,
+    second_moment_silu,
+)
+from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
+from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
+from covarium.ops.attention import edge_softmax, smooth_leaky_relu
+from covarium.ops.envelope import polynomial_envelope
+from covarium.ops.gather import gather, scatter_sum
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and switches. Defaults: smooth; sized for molecules on a CPU.
+
+    Attributes:
+        irreps_node: of the features between blocks. With odd irreps the model is E(3), else SE(3) equivariant.
+        irreps_sh: harmonics of the edges: all even (SE(3)), or of parity (−1)^l (E(3)).
+        irreps_feature: after the last block; without l > 0 that block is cheap, as only m = 0 can matter there.
+        irreps_head: of one attention head.
+        irreps_pre_attn: of the messages before attention; None: those of the block's input.
+        irreps_mlp: inside the feed-forward network.
+        cutoff: Å.
+        basis, num_basis: radial basis, see ``layers.distance_bases``; radial_channels: of the radial functions.
+        attention: message and weights, Sec. 4.2: ``nonlinear_mlp`` (published), ``linear_mlp``, ``linear_dot_product``.
+        norm_type: see ``layers.irreps.flat_norm``.
+        rescale_degree: multiply sums over neighbours by their number, after the softmax.
+        energy_head: two linear maps, or ``attention``.
+        auxiliary_head: also predict a displacement per atom (OC20 IS2RS).
+        node_attributes: scalars per element that enter the feed-forward network; 0 for none.
+        edge_attributes: scalars per element at each end of an edge that enter the radial functions; 0 for none.
+        elements: atomic numbers that have a row in the tables, in order; None: all below ``max_num_elements``.
+        num_tags: kinds of atoms told apart by ``AtomGraph.tags`` (OC20: 3); 0 for none.
+        envelope: ``polynomial`` (smooth at the cutoff) or ``none`` (published).
+        avg_degree, avg_num_nodes, energy_scale: sums over neighbours and atoms are divided by the roots of the first
+            two; energies are multiplied by the third.
+    """
+
+    num_layers: int = 4
+    irreps_node: str = "64x0e+32x1e+16x2e"
+    irreps_sh: str = "1x0e+1x1e+1x2e"
+    irreps_feature: str = "128x0e"
+    irreps_head: str = "16x0e+8x1e+4x2e"
+    num_heads: int = 4
+    irreps_pre_attn: str | None = None
+    irreps_mlp: str = "192x0e+96x1e+48x2e"
+    cutoff: float = 5.0
+    basis: Literal["exp", "gaussian", "bessel"] = "exp"
+    num_basis: int = 32
+    radial_channels: tuple[int, ...] = (64, 64)
+    attention: Literal["nonlinear_mlp", "linear_mlp", "linear_dot_product"] = "nonlinear_mlp"
+    norm_type: FlatNormType = "anchored"
+    rescale_degree: bool = False
+    energy_head: Literal["mlp", "attention"] = "mlp"
+    auxiliary_head: bool = False
+    node_attributes: int = 0
+    edge_attributes: int = 0
+    elements: tuple[int, ...] | None = None
+    max_num_elements: int = 100
+    num_tags: int = 0
+    envelope: Literal["polynomial", "none"] = "polynomial"
+    avg_degree: float = 16.0
+    avg_num_nodes: float = 1.0
+    energy_scale: float = 1.0
+    alpha_drop: float = 0.0
+    proj_drop: float = 0.0
+    out_drop: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check_irreps()
+        for name in ("num_layers", "num_heads", "max_num_elements"):
+            if getattr(self, name) < 1:
+                raise CovariumError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_basis < 2 or not self.radial_channels or min(self.radial_channels) < 1:
+            raise CovariumError(
+                f"model.num_basis must be at least 2 and model.radial_channels positive, got {self.num_basis} and "
+                f"{self.radial_channels}"
+            )
+        for name in ("node_attributes", "edge_attributes", "num_tags"):
+            if getattr(self, name) < 0:
+                raise CovariumError(f"model.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("cutoff", "avg_degree", "avg_num_nodes", "energy_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise CovariumError(f"model.{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("alpha_drop", "proj_drop", "out_drop", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise CovariumError(f"model.{name} must lie from 0 to below 1, got {getattr(self, name)}")
+        if self.auxiliary_head and not Irreps.parse(self.irreps_feature).count(self.vector):
+            raise CovariumError(
+                f"model.auxiliary_head reads {self.vector} of model.irreps_feature, which is '{self.irreps_feature}'"
+            )
+
+    def _check_irreps(self) -> None:
+        harmonics = [irrep for _, irrep in Irreps.parse(self.irreps_sh)]
+        for parity in (1, -1):
+            if harmonics == [Irrep(l, parity**l) for l in range(len(harmonics))] and len(harmonics) > 1:
+                break
+        else:
+            raise CovariumError(
+                f"model.irreps_sh must be like 1x0e+1x1e+1x2e (SE(3)) or 1x0e+1x1o+1x2e (E(3)), got '{self.irreps_sh}'"
+            )
+        if any(mul != 1 for mul, _ in Irreps.parse(self.irreps_sh)):
+            raise CovariumError(f"model.irreps_sh must have multiplicities of 1, got '{self.irreps_sh}'")
+        for name in ("irreps_node", "irreps_feature", "irreps_head", "irreps_pre_attn", "irreps_mlp"):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            irreps = Irreps.parse(text)
+            if not irreps.count(SCALAR):
+                raise CovariumError(f"model.{name} must contain 0e, got '{text}'")
+            if irreps.lmax > len(harmonics) - 1:
+                raise CovariumError(f"model.{name} '{text}' goes beyond the degrees of model.irreps_sh")
+            if self.group == "SE(3)" and any(irrep.p == -1 for _, irrep in irreps):
+                raise CovariumError(
+                    f"model.{name} '{text}' has odd irreps, which model.irreps_sh '{self.irreps_sh}' never reaches; "
+                    "label everything e (SE(3)), or write 1o in irreps_sh (E(3))"
+                )
+
+    @property
+    def group(self) -> str:
+        return "E(3)" if "o" in self.irreps_sh else "SE(3)"
+
+    @property
+    def vector(self) -> Irrep:
+        """The irrep of a displacement."""
+        return Irrep(1, -1 if self.group == "E(3)" else 1)
+
+    @property
+    def spec(self) -> GraphSpec:
+        return GraphSpec(self.cutoff)
+
+    @classmethod
+    def published(cls, **fields: Any) -> Self:  # noqa: ANN401 - fields of Config
+        """The switches and constants of the official models; by default MD17 with L = 2."""
+        given: dict[str, Any] = dict(
+            num_layers=6, irreps_node="128x0e+64x1e+32x2e", irreps_feature="512x0e", irreps_head="32x0e+16x1e+8x2e",
+            irreps_mlp="384x0e+192x1e+96x2e", norm_type="layer", max_num_elements=64, envelope="none",
+            avg_degree=15.57930850982666, avg_num_nodes=18.03065905448718,
+        )  # fmt: skip
+        return cls(**(given | fields))
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What every block reads of the edges: source j and target i, scalars [E, I] (embedded distance and perhaps
+    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the edge's frame, degree [N] of the atoms."""
+
+    j: Tensor
+    i: Tensor
+    scalars: Tensor
+    envelope: Tensor | None
+    wigner: list[Tensor]
+    degree: Tensor
+
+    def harmonics(self, l: int) -> Tensor:
+        """Y_l [E, 2l+1] in 'component' normalisation: the row of D that belongs to m = 0."""
+        return math.sqrt(2 * l + 1) * self.wigner[l][:, l]
+
+    def into(self, x: Features, irreps: Irreps, scalars_only: bool) -> Features:
+        """Features of edges into the frame; only m = 0 if nothing else can matter."""
+        rows = [slice(irrep.l, irrep.l + 1) if scalars_only else slice(None) for _, irrep in irreps]
+        matrices = [self.wigner[irrep.l][:, row] for (_, irrep), row in zip(irreps, rows, strict=True)]
+        return [
+            part if irrep.l == 0 else matrix @ part
+            for part, matrix, (_, irrep) in zip(x, matrices, irreps, strict=True)
+        ]
+
+
+class EdgeDegreeEmbedding(nn.Module):
+    """Σ_j of a learned constant times Y with radial weights, projected, over the root of the average degree.
+
+    Only the paths of the constant's scalars are not zero. The last radial map, the constant and the projection are one
+    linear map of the radial function's hidden layer, which Y then multiplies.
+    """
+
+    def __init__(self, config: Config, inputs: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.irreps = Irreps.parse(c.irreps_node)
+        self.product = depthwise_product(self.irreps, Irreps.parse(c.irreps_sh), self.irreps)
+        self.exp = FlatLinear(Irreps(((1, SCALAR),)), self.irreps)
+        self.rad = RadialProfile(inputs, c.radial_channels, self.product.num_weights)
+        self.proj = FlatLinear(self.product.irreps_out, self.irreps)
+        # the paths 0e × Y_l → l
+        self.paths = {self.product.irreps_out.entries[p.target][1]: p for p in self.product.paths if p.source == 0}
+
+    def forward(self, edges: Edges) -> Features:
+        """[N, 2l+1, mul] per entry."""
+        hidden = self.rad.hidden(edges.scalars)
+        if edges.envelope is not None:
+            hidden, constant = hidden * edges.envelope.unsqueeze(1), edges.envelope.unsqueeze(1)
+        else:
+            constant = torch.ones_like(hidden[:, :1])
+        matrices = self.proj.matrices()
+        feature = self.exp.matrices()[SCALAR].flatten() + self.exp.bias[0]
+        atoms, outputs = edges.degree.shape[0], []
+        for mul, irrep in self.irreps:
+            path = self.paths.get(irrep)
+            if path is None:
+                outputs.append(hidden.new_zeros(atoms, 2 * irrep.l + 1, mul))
+                continue
+            columns = torch.arange(path.weight, path.weight + path.mul, device=hidden.device)
+            weight, offset = self.rad.last(columns)
+            onward = matrices[irrep][path.row : path.row + path.mul] * feature.unsqueeze(1)
+            messages = hidden @ (weight.T @ onward) + constant * (offset @ onward)
+            if irrep.l:
+                summed = scatter_sum(edges.harmonics(irrep.l).unsqueeze(2) * messages.unsqueeze(1), edges.i, atoms)
+            else:
+                summed = scatter_sum(messages, edges.i, atoms).unsqueeze(1)
+            outputs.append(summed)
+        outputs[0] = outputs[0] + edges.degree[:, None, None] * self.proj.bias[0]
+        return [part / math.sqrt(self.config.avg_degree) for part in outputs]
+
+
+class AttentionSoftmax(nn.Module):
+    """Softmax over the edges of each target; a module so that attention weights can be observed."""
+
+    def forward(self, logits: Tensor, i: Tensor, num_atoms: int, envelope: Tensor | None) -> Tensor:
+        """[E, H]."""
+        return edge_softmax(logits, i, num_atoms, envelope)
+
+
+class GraphAttention(nn.Module):
+    """Equivariant graph attention (Sec. 4.2, Fig. 1b): MLP attention with non-linear or linear messages.
+
+    ``scalars_only``: nothing but even scalars of the result is asked for, and nothing else is computed.
+    """
+
+    def __init__(self, config: Config, inputs: int, irreps_in: Irreps, irreps_out: Irreps, scalars_only: bool) -> None:
+        super().__init__()
+        c = self.config = config
+        self.scalars_only = scalars_only
+        self.irreps_pre = irreps_in if c.irreps_pre_attn is None else Irreps.parse(c.irreps_pre_attn)
+        head = Irreps.parse(c.irreps_head)
+        self.irreps_values = head.repeated(c.num_heads)
+        self.logit_channels = head.count(SCALAR)
+        bound = math.sqrt(6.0 / (c.num_heads + self.logit_channels))
+        self.alpha_dot = nn.Parameter(torch.empty(1, c.num_heads, self.logit_channels).uniform_(-bound, bound))
+        self.merge_src = FlatLinear(irreps_in, self.irreps_pre)
+        self.merge_dst = FlatLinear(irreps_in, self.irreps_pre, bias=False)
+        logits = c.num_heads * self.logit_channels
+        if c.attention == "nonlinear_mlp":
+            self.gate = Gate(self.irreps_pre)
+            self.sep_act = _separable(c, inputs, self.irreps_pre, self.irreps_pre, self.gate.irreps_in)
+            self.sep_alpha = FlatLinear(self.sep_act.product.irreps_out, Irreps(((logits, SCALAR),)))
+            self.sep_value = ValueProduct(self.irreps_pre, Irreps.parse(c.irreps_sh), self.irreps_values)
+        else:
+            both = self.irreps_values.with_scalars(logits)
+            self.sep = _separable(c, inputs, self.irreps_pre, both, both)
+        self.softmax = AttentionSoftmax()
+        self.proj = FlatLinear(self.irreps_values, irreps_out)
+
+    def _nonlinear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
+        """Logit features [E, H, K] and values from the gated product (Eq. 5 and 6)."""
+        beside = self.sep_alpha.matrices()[SCALAR]
+        nodes = self.sep_act(x, edges.scalars, scalars_only=self.scalars_only, beside=beside)
+        first = nodes.pop((0, 0))
+        logits = self.config.num_heads * self.logit_channels
+        features, gated = first.split([logits, first.shape[1] - logits], dim=1)
+        features = (features + self.sep_alpha.bias[0]).unflatten(1, (-1, self.logit_channels))
+        # a gate commutes with the rotation into the frame
+        scalars, factors = self.gate.scalars(gated)
+        values = {(k, m): part * factors[k - 1] for (k, m), part in nodes.items()}
+        values[0, 0] = scalars
+        return features, self.sep_value(values, scalars_only=self.scalars_only)
+
+    def _linear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
+        nodes = self.sep(x, edges.scalars, scalars_only=self.scalars_only)
+        heads = nodes[0, 0].unflatten(1, (self.config.num_heads, -1))
+        features, scalars = heads.split([self.logit_channels, heads.shape[2] - self.logit_channels], dim=2)
+        nodes[0, 0] = scalars.flatten(1)
+        return features, nodes
+
+    def forward(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Features:
+        """Features of irreps_out; only its even scalars with ``scalars_only``."""
+        messages = _merged(self.merge_src(x), self.merge_dst(x), edges)
+        framed = edges.into(messages, self.irreps_pre, self.scalars_only)
+        split = self._nonlinear if self.config.attention == "nonlinear_mlp" else self._linear
+        features, values = split(framed, edges)
+        logits = (SMOOTH_LEAKY_RELU * smooth_leaky_relu(features) * self.alpha_dot).sum(2)
+        alpha = _attention_weights(self, logits, edges, rng)
+        summed = _sum_values(values, self.irreps_values, alpha, edges, self.scalars_only)
+        if self.config.rescale_degree:
+            summed = [part * edges.degree[:, None, None] for part in summed]
+        return self.proj(summed)
+
+
+class DotProductAttention(nn.Module):
+    """Linear messages with dot-product attention (Sec. 4.2, ablation): keys and values from one product."""
+
+    def __init__(self, config: Config, inputs: int, irreps_in: Irreps, irreps_out: Irreps, scalars_only: bool) -> None:
+        super().__init__()
+        c = self.config = config
+        self.scalars_only = scalars_only
+        self.irreps_pre = irreps_in if c.irreps_pre_attn is None else Irreps.parse(c.irreps_pre_attn)
+        head = Irreps.parse(c.irreps_head)
+        self.irreps_values = head.repeated(c.num_heads)
+        self.scales = [1 / math.sqrt(head.channels * (2 * irrep.l + 1)) for _, irrep in head]
+        self.query = FlatLinear(irreps_in, self.irreps_values)
+        self.merge_src = FlatLinear(irreps_in, self.irreps_pre)
+        self.merge_dst = FlatLinear(irreps_in, self.irreps_pre, bias=False)
+        both = head.repeated(2 * c.num_heads)
+        self.key_value = _separable(c, inputs, self.irreps_pre, both, both)
+        self.softmax = AttentionSoftmax()
+        self.proj = FlatLinear(self.irreps_values, irreps_out)
+
+    def forward(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Features:
+        """Features of irreps_out; only its even scalars with ``scalars_only``."""
+        messages = _merged(self.merge_src(x), self.merge_dst(x), edges)
+        nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges.scalars)
+        pairs = {node: part.chunk(2, dim=1) for node, part in nodes.items()}
+        # scaled, and turned into the frame of the keys
+        scaled = [gather(part * scale, edges.i) for part, scale in zip(self.query(x), self.scales, strict=True)]
+        queries = edges.into(scaled, self.irreps_values, False)
+        products = [
+            (queries[k][:, queries[k].shape[1] // 2 + m] * key).unflatten(1, (self.config.num_heads, -1)).sum(2)
+            for (k, m), (key, _) in pairs.items()
+        ]
+        alpha = _attention_weights(self, torch.stack(products).sum(0), edges, rng)
+        values = {node: value for node, (_, value) in pairs.items()}
+        summed = _sum_values(values, self.irreps_values, alpha, edges, self.scalars_only)
+        if self.config.rescale_degree:
+            # divided by the average degree in this class alone
+            summed = [part * (edges.degree / self.config.avg_degree)[:, None, None] for part in summed]
+        return self.proj(summed)
+
+
+def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> SeparableProduct:
+    harmonics = Irreps.parse(config.irreps_sh)
+    return SeparableProduct(irreps_in, harmonics, targets, irreps_out, inputs, config.radial_channels)
+
+
+def _merged(source: Features, target: Features, edges: Edges) -> Features:
+    return [gather(a, edges.j) + gather(b, edges.i) for a, b in zip(source, target, strict=True)]
+
+
+def _attention_weights(
+    module: GraphAttention | DotProductAttention, logits: Tensor, edges: Edges, rng: torch.Generator | None
+) -> Tensor:
+    """[E, H]; with an envelope the weights carry it once more than the softmax."""
+    alpha = module.softmax(logits, edges.i, edges.degree.shape[0], edges.envelope)
+    if edges.envelope is not None:
+        alpha = alpha * edges.envelope.unsqueeze(1)
+    return drop(alpha, module.config.alpha_drop, tuple(alpha.shape), rng) if module.training else alpha
+
+
+def _sum_values(
+    values: dict[Node, Tensor], irreps: Irreps, alpha: Tensor, edges: Edges, scalars_only: bool
+) -> Features:
+    """Σ_j α v out of the frames; channels are in chunks of heads."""
+    outputs = []
+    for k, (mul, irrep) in enumerate(irreps.entries[:1] if scalars_only else irreps.entries):
+        orders = range(-irrep.l, irrep.l + 1)
+        missing = alpha.new_zeros(1, 1).expand(alpha.shape[0], mul)
+        stacked = torch.stack([values.get((k, m), missing) for m in orders], dim=1)
+        messages = (stacked.unflatten(2, (alpha.shape[1], -1)) * alpha[:, None, :, None]).flatten(2)
+        if irrep.l:
+            messages = edges.wigner[irrep.l].transpose(1, 2) @ messages
+        outputs.append(scatter_sum(messages, edges.i, edges.degree.shape[0]))
+    return outputs
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a gate between (Sec. 4.3), each a product with the attributes of the atom."""
+
+    def __init__(self, config: Config, irreps_in: Irreps, irreps_out: Irreps) -> None:
+        super().__init__()
+        attributes = max(config.node_attributes, 1)
+        self.gate = Gate(Irreps.parse(config.irreps_mlp))
+        self.fctp_1 = FlatLinear(irreps_in, self.gate.irreps_in, attributes=attributes)
+        self.fctp_2 = FlatLinear(self.gate.irreps, irreps_out, attributes=attributes)
+
+    def forward(self, x: Features, attributes: Tensor | None) -> Features:
+        """Even scalars alone give even scalars alone."""
+        return self.fctp_2(self.gate(self.fctp_1(x, attributes)), attributes)
+
+
+class Block(nn.Module):
+    """x + DropPath(attention(norm(x))), then shortcut(x) + DropPath(feed-forward(norm(x))) (Fig. 1a).
+
+    The shortcut is linear where the features change, in the last block.
+    """
+
+    def __init__(self, config: Config, inputs: int, irreps_out: Irreps) -> None:
+        super().__init__()
+        c = self.config = config
+        irreps = Irreps.parse(c.irreps_node)
+        scalars_only = irreps_out.lmax == 0 and len(irreps_out) == 1
+        self.norm_1 = FlatNorm(c.norm_type, irreps)
+        attention = _attention(c, inputs, irreps, irreps, scalars_only)
+        self.add_module("dpa" if c.attention == "linear_dot_product" else "ga", attention)
+        self.norm_2 = FlatNorm(c.norm_type, irreps)
+        self.ffn = FeedForward(c, irreps, irreps_out)
+        if irreps_out != irreps:
+            self.ffn_shortcut = FlatLinear(irreps, irreps_out, attributes=max(c.node_attributes, 1))
+
+    @property
+    def attention(self) -> GraphAttention | DotProductAttention:
+        module = self.dpa if self.config.attention == "linear_dot_product" else self.ga
+        return cast(GraphAttention | DotProductAttention, module)
+
+    def forward(
+        self, x: Features, edges: Edges, attributes: Tensor | None, graph: AtomGraph, rng: torch.Generator | None
+    ) -> Features:
+        """Features of irreps_node to those of irreps_out."""
+        batch, graphs = graph.batch, graph.num_graphs
+        attended = self._drop(self.attention(self.norm_1(x, batch, graphs), edges, rng), graph, rng)
+        # the first entries alone, where nothing else can matter
+        x = [a + b for a, b in zip(x, attended, strict=False)]
+        forward = self._drop(self.ffn(self.norm_2(x, batch, graphs), attributes), graph, rng)
+        if hasattr(self, "ffn_shortcut"):
+            x = self.ffn_shortcut(x, attributes)
+        return [a + b for a, b in zip(x, forward, strict=True)]
+
+    def _drop(self, x: Features, graph: AtomGraph, rng: torch.Generator | None) -> Features:
+        if not self.training:
+            return x
+        x = [drop(part, self.config.proj_drop, (part.shape[0], 1, part.shape[2]), rng) for part in x]
+        if self.config.drop_path_rate == 0:
+            return x
+        kept = drop(x[0].new_ones(graph.num_graphs), self.config.drop_path_rate, (graph.num_graphs,), rng)
+        return [part * kept.index_select(0, graph.batch)[:, None, None] for part in x]
+
+
+def _attention(
+    config: Config, inputs: int, irreps_in: Irreps, irreps_out: Irreps, scalars_only: bool
+) -> GraphAttention | DotProductAttention:
+    kind = DotProductAttention if config.attention == "linear_dot_product" else GraphAttention
+    return kind(config, inputs, irreps_in, irreps_out, scalars_only)
+
+
+class Equiformer(AtomModel):
+    """The model: ``forward(graph) -> AtomOutput``; exactly equivariant.
+
+    Parameter names are the official ones. Differentiable twice and more.
+    """
+
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = self.config = config
+        self.spec, self.group = c.spec, c.group
+        self.outputs = frozenset({"energy"})
+        self.irreps_node, features = Irreps.parse(c.irreps_node), Irreps.parse(c.irreps_feature)
+        self.lmax = Irreps.parse(c.irreps_sh).lmax
+        kinds = c.max_num_elements if c.elements is None else len(c.elements)
+        self.atom_embed = ElementTable(kinds, self.irreps_node.count(SCALAR))
+        if c.num_tags:
+            self.tag_embed = ElementTable(c.num_tags, self.irreps_node.count(SCALAR))
+        if c.node_attributes:
+            self.attr_embed = ElementTable(kinds, c.node_attributes)
+        if c.edge_attributes:
+            self.edge_src_embed = ElementTable(kinds, c.edge_attributes)
+            self.edge_dst_embed = ElementTable(kinds, c.edge_attributes)
+        self.rbf = BASES[c.basis](c.num_basis, c.cutoff)
+        inputs = c.num_basis + 2 * c.edge_attributes
+        self.edge_deg_embed = EdgeDegreeEmbedding(c, inputs)
+        ends = [self.irreps_node] * (c.num_layers - 1) + [features]
+        self.blocks = nn.ModuleList(Block(c, inputs, end) for end in ends)
+        self.norm = FlatNorm(c.norm_type, features)
+        if c.energy_head == "attention":
+            self.head: nn.Module = _attention(c, inputs, features, Irreps(((1, SCALAR),)), True)
+        else:
+            scalars = Irreps(((features.count(SCALAR), SCALAR),))
+            last = FlatLinear(scalars, Irreps(((1, SCALAR),)))
+            self.head = nn.ModuleDict({"0": FlatLinear(scalars, scalars), "2": last})
+        if c.auxiliary_head:
+            self.auxiliary_head = _attention(c, inputs, features, Irreps(((1, c.vector),)), False)
+        rows = torch.full((119,), -1)
+        known = range(min(c.max_num_elements, 119)) if c.elements is None else c.elements
+        rows[list(known)] = torch.arange(len(known))
+        self.register_buffer("rows", rows, persistent=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """Biases, norms and the radial basis, as in the official code."""
+        parts = ("bias", "affine", "mean_shift", "net.1.", "net.4.")
+        return {n for n, _ in self.named_parameters() if n.startswith("rbf.") or any(part in n for part in parts)}
+
+    def kinds(self, graph: AtomGraph) -> Tensor:
+        """[N] rows of the element tables.
+
+        Raises:
+            CovariumError: an element that has none.
+        """
+        kinds = self.get_buffer("rows").index_select(0, graph.numbers)
+        if kinds.numel() and int(kinds.min()) < 0:
+            missing = sorted(set(graph.numbers[kinds < 0].tolist()))
+            if self.config.elements is None:
+                raise CovariumError(
+                    f"atomic number {missing[-1]} ≥ model.max_num_elements = {self.config.max_num_elements}; raise it"
+                )
+            raise CovariumError(f"atomic numbers {missing} are not among model.elements = {self.config.elements}")
+        return kinds
+
+    def edges(self, graph: AtomGraph, kinds: Tensor) -> Edges:
+        """Geometry of the edges, and the elements at their ends where the radial functions read them."""
+        c = self.config
+        vectors = graph.vectors()
+        distance = vectors.square().sum(1).sqrt()
+        j, i = graph.edge_index
+        scalars = self.rbf(distance)
+        if c.edge_attributes:
+            ends = [gather(self.edge_src_embed(kinds), j), gather(self.edge_dst_embed(kinds), i)]
+            scalars = torch.cat([*ends, scalars], dim=1)
+        envelope = polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None
+        counted = torch.ones_like(distance) if envelope is None else envelope
+        return Edges(
+            j=j,
+            i=i,
+            scalars=scalars,
+            envelope=envelope,
+            wigner=wigner_d(edge_frames(vectors / distance.unsqueeze(1)), self.lmax),
+            degree=scatter_sum(counted, i, graph.num_atoms),
+        )
+
+    def _tags(self, graph: AtomGraph) -> Tensor:
+        if graph.num_atoms and not 0 <= int(graph.tags.min()) <= int(graph.tags.max()) < self.config.num_tags:
+            raise CovariumError(
+                f"tags run from {int(graph.tags.min())} to {int(graph.tags.max())}; this model knows 0 to "
+                f"{self.config.num_tags - 1} (OC20: 0 bulk, 1 surface, 2 adsorbate)"
+            )
+        return graph.tags
+
+    def initial(self, graph: AtomGraph, edges: Edges, kinds: Tensor) -> Features:
+        """Elements, tags and neighbourhood (Sec. 4.3, Embedding)."""
+        scalars = self.atom_embed(kinds)
+        if self.config.num_tags:
+            scalars = scalars + self.tag_embed(self._tags(graph))
+        first, *others = self.edge_deg_embed(edges)
+        return [first + scalars.unsqueeze(1), *others]
+
+    def forward(self, graph: AtomGraph, rng: torch.Generator | None = None) -> AtomOutput:
+        """Atomic energies [N] in the model's own scale and, with the auxiliary head, displacements [N, 3].
+
+        Args:
+            graph: neighbours by ``self.spec``.
+            rng: for dropout in training.
+
+        Raises:
+            CovariumError: an element or a tag that the tables do not have.
+        """
+        c = self.config
+        kinds = self.kinds(graph)
+        edges = self.edges(graph, kinds)
+        attributes = self.attr_embed(kinds) if c.node_attributes else None
+        x = self.initial(graph, edges, kinds)
+        for block in self.blocks:
+            x = block(x, edges, attributes, graph, rng)
+        x = self.norm(x, graph.batch, graph.num_graphs)
+        if self.training:
+            x = [drop(part, c.out_drop, (part.shape[0], 1, part.shape[2]), rng) for part in x]
+        energy = self.energies(x, edges, rng) * (c.energy_scale / math.sqrt(c.avg_num_nodes))
+        displacements = self.auxiliary_head(x, edges, rng)[0].squeeze(2) if c.auxiliary_head else None
+        return AtomOutput(energy, displacements=displacements)
+
+    def energies(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Tensor:
+        """[N], what the head says of every atom."""
+        if isinstance(self.head, nn.ModuleDict):
+            return self.head["2"]([second_moment_silu(self.head["0"](x[:1])[0])])[0].flatten()
+        return self.head(x, edges, rng)[0].flatten()

@@ -1,0 +1,150 @@
+"""The report of a self-learning run: how well each depth proposes, whether the answers agree, what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from covarium import __version__
+from covarium.analysis import lattice_plots as plots
+from covarium.analysis import report
+from covarium.analysis.errors import Table
+from covarium.analysis.report import Section
+from covarium.workflows.slmc import OBSERVABLES, Fitted, Sampled, SlmcOutcome
+
+SHOWN = ("staggered", "magnetisation", "energy", "neighbours")  # in the pictures of efficiency; the slow ones
+
+
+def write_report(outcome: SlmcOutcome, config: str) -> None:
+    """Everything in one HTML file.
+
+    Args:
+        outcome: of a finished run.
+        config: text of ``config.resolved.yaml``.
+    """
+    plain, fits, measured = outcome.plain, outcome.fits, outcome.measured
+    assert plain is not None
+    lattice = outcome.config.lattice
+    sections = [
+        Section("Summary", text=summary(outcome), facts=facts(outcome)),
+        _acceptance(fits, measured),
+        _scaling(fits),
+        _observables(plain, measured),
+        _efficiency(plain, measured),
+        Section("Next", text=["The same run again, with another lattice:"], commands=[
+            "covarium slmc --config config.resolved.yaml --set lattice.size=6 --out DIR"]),
+        Section("Configuration", code=config, folded=True),
+    ]  # fmt: skip
+    title = f"Self-learning Monte Carlo: double exchange on {lattice.size} × {lattice.size}"
+    where = (
+        f"t = {lattice.hopping:g}, J = {lattice.hund:g}, μ = {lattice.chemical_potential:g}, "
+        f"β = {lattice.inverse_temperature:g}; covarium {__version__}"
+    )
+    report.write(outcome.report, title, sections, subtitle=where)
+
+
+def facts(outcome: SlmcOutcome) -> dict[str, str]:
+    """The numbers to remember."""
+    plain = outcome.plain
+    assert plain is not None
+    first, last = outcome.measured[0], outcome.measured[-1]
+    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
+    return {
+        "acceptance, linear model": f"{first.acceptance:.1%}",
+        f"acceptance, {last.layers} layers": f"{last.acceptance:.1%}",
+        "gain over local updates": f"{gain(best, plain):.1f} ×",
+        "largest difference": f"{worst(outcome):.1f} standard errors",
+    }
+
+
+def summary(outcome: SlmcOutcome) -> list[str]:
+    plain = outcome.plain
+    assert plain is not None
+    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
+    comparisons = len(outcome.measured) * sum(e.error > 0 for e in plain.estimates.values())
+    expected = math.sqrt(2 * math.log(max(comparisons, 2)))
+    return [
+        f"Most independent samples per CPU second: {name(best)}. The gain is that of the observable that profits "
+        "least.",
+        f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
+        f"about {expected:.1f} standard errors.",
+    ]
+
+
+def name(sampled: Sampled) -> str:
+    """``plain``, ``linear``, ``2 layers``."""
+    if sampled.layers is None:
+        return "plain"
+    return "linear" if sampled.layers == 0 else f"{sampled.layers} layer{'s' if sampled.layers > 1 else ''}"
+
+
+def gain(sampled: Sampled, plain: Sampled) -> float:
+    """Independent samples per CPU second over those of plain Monte Carlo, for the observable that profits least."""
+    return min(sampled.rate(key) / plain.rate(key) for key in SHOWN)
+
+
+def worst(outcome: SlmcOutcome) -> float:
+    """Largest difference of a mean from plain Monte Carlo, in standard errors."""
+    plain = outcome.plain
+    assert plain is not None
+    return max(abs(plots.difference(s.estimates[key], plain.estimates[key])) for s in outcome.measured for key in
+               OBSERVABLES)  # fmt: skip
+
+
+def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
+    rows = tuple(
+        (name(s), str(f.parameters), f"{f.train_mse:.4f}", f"{f.test_mse:.4f}", f"{s.acceptance:.3f}",
+         f"{math.exp(-math.sqrt(f.test_mse)):.3f}")
+        for f, s in zip(fits, measured, strict=True)
+    )  # fmt: skip
+    header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "exp(−√MSE)")
+    figure = plots.acceptance([f.layers for f in fits], [s.acceptance for s in measured], [f.test_mse for f in fits])
+    text = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
+    return Section("Acceptance against layers", tables=[Table("", header, rows)], figures=[(figure, text)])
+
+
+def _scaling(fits: Sequence[Fitted]) -> Section:
+    used = [fit.layers >= 2 for fit in fits]
+    chosen = [fit for fit in fits if fit.layers >= 2]
+    law = plots.power_law([f.parameters for f in chosen], [f.test_mse for f in chosen]) if len(chosen) > 1 else None
+    figure = plots.scaling([f.parameters for f in fits], [f.test_mse for f in fits], used, law)
+    text = "Error on test samples; the linear model and one layer are left out of the power law, as published."
+    found = {} if law is None else {"exponent": f"{law.exponent:.2f} ± {law.exponent_error:.2f}"}
+    return Section("Error against parameters", facts=found, figures=[(figure, text)])
+
+
+def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
+    all_of_them = [plain, *measured]
+    rows = tuple(
+        (key, *(_with_error(s.estimates[key].mean, s.estimates[key].error) for s in all_of_them)) for key in OBSERVABLES
+    )
+    header = ("observable", *(name(s) for s in all_of_them))
+    figure = plots.observables(plain.estimates, [(name(s), s.estimates) for s in measured])
+    text = "Self-learning minus plain Monte Carlo with local exact updates; grey: two standard errors."
+    return Section("Observables", tables=[Table("Means ± standard errors", header, rows)], figures=[(figure, text)])
+
+
+def _efficiency(plain: Sampled, measured: Sequence[Sampled]) -> Section:
+    all_of_them = [plain, *measured]
+    rows = tuple(
+        (
+            name(s), f"{s.acceptance:.3f}", f"{1e3 * s.cpu_s:.3f}",
+            *(f"{s.estimates[key].tau:.2f} ± {s.estimates[key].tau_error:.2f}" for key in SHOWN),
+            *(f"{s.rate(key):.3g}" for key in SHOWN), "1" if s is plain else f"{gain(s, plain):.1f}",
+        )
+        for s in all_of_them
+    )  # fmt: skip
+    columns = (*(f"τ {key}" for key in SHOWN), *(f"{key} / s" for key in SHOWN))
+    header = ("method", "acceptance", "CPU ms", *columns, "gain")
+    figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in SHOWN})
+    text = [
+        "One measurement is a sweep of local updates, or one step of self-learning, of one chain. τ is the integrated "
+        "autocorrelation time in measurements, ½ when they are independent.",
+    ]
+    caption = "Independent samples per CPU second, 1/(2τ · CPU seconds); both methods with many chains in one process."
+    return Section("Efficiency", text=text, tables=[Table("", header, rows)], figures=[(figure, caption)])
+
+
+def _with_error(value: float, error: float) -> str:
+    digits = 4 if error == 0 else max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"

@@ -1,0 +1,79 @@
+"""Sums made tile by tile are the sums made at once, through second derivatives; a third is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from covarium.ops.gather import scatter_sum
+from covarium.ops.tiled import Tile, tiled
+from covarium.systems import AtomGraph
+
+
+def tiles_of(target: Tensor, atoms: int, edges: int) -> list[Tile]:
+    zeros = torch.zeros(len(target), 3, dtype=torch.int64)
+    graph = AtomGraph(
+        torch.zeros(atoms, 3), torch.ones(atoms, dtype=torch.int64), torch.zeros(1, 3, 3),
+        torch.zeros(1, 3, dtype=torch.bool), torch.zeros(atoms, dtype=torch.int64), torch.stack([target, target]),
+        zeros, torch.zeros(1), torch.zeros(1),
+    )  # fmt: skip
+    return graph.tiles(edges)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 9))
+def test_tiles_cover_all_edges_and_end_at_targets(degrees: list[int], size: int) -> None:
+    target = torch.repeat_interleave(torch.arange(len(degrees)), torch.tensor(degrees, dtype=torch.int64))
+    tiles = tiles_of(target, len(degrees), size)
+    ends = [(0, 0), *((t.last_edge, t.last) for t in tiles)]
+    assert [(t.first_edge, t.first) for t in tiles] == ends[:-1]
+    assert ends[-1] == (sum(degrees), len(degrees))
+    for t in tiles:
+        assert torch.equal(target[t.first_edge : t.last_edge], target[(target >= t.first) & (target < t.last)])
+        assert t.last_edge - t.first_edge <= size or t.last - t.first == 1
+
+
+TARGET = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3])
+SOURCE = torch.tensor([1, 2, 3, 0, 1, 0, 1, 2, 2])
+TILES = tiles_of(TARGET, 5, 4)
+
+
+def messages(tile: Tile, weight: Tensor, x: Tensor, edge: Tensor) -> Tensor:
+    own = slice(tile.first_edge, tile.last_edge)
+    pair = torch.tanh(x[SOURCE[own]] @ weight) * edge.sin() + x[TARGET[own]] * edge
+    return scatter_sum(pair, TARGET[own] - tile.first, tile.last - tile.first)
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return tuple(torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2), (5, 2), (9, 2)))
+
+
+def by_tiles(weight: Tensor, x: Tensor, edge: Tensor) -> Tensor:
+    return tiled(messages, TILES, [weight, x], [edge])
+
+
+def test_value_and_derivatives() -> None:
+    assert len(TILES) == 3
+    at_once = messages(Tile(0, 9, 0, 5), *inputs())
+    assert torch.equal(by_tiles(*inputs()), at_once)
+    assert gradcheck(by_tiles, inputs())
+    assert gradgradcheck(by_tiles, inputs())
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
+def test_only_some_inputs_need_gradients(needs: list[bool]) -> None:
+    tensors = [t.detach().requires_grad_(need) for t, need in zip(inputs(), needs, strict=True)]
+    assert gradcheck(by_tiles, tuple(tensors))
+    assert gradgradcheck(by_tiles, tuple(tensors))
+
+
+def test_a_third_derivative_is_refused() -> None:
+    tensors = inputs()
+    (first,) = torch.autograd.grad(by_tiles(*tensors).square().sum(), tensors[1], create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), tensors[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()

@@ -1,0 +1,196 @@
+"""``covarium slmc`` from nothing to a report; stopped and killed runs go on to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from covarium import checkpoint
+from covarium.cli import main
+from covarium.errors import CovariumError
+from covarium.workflows.slmc import OBSERVABLES, SlmcOutcome, resumed_config, slmc
+from covarium.workflows.slmc_config import configure
+from covarium.workflows.slmc_report import worst
+
+TINY = [
+    "lattice.size=2", "lattice.inverse_temperature=6", "plain.chains=8", "plain.warmup=20", "plain.sweeps=60",
+    "samples.train=400", "samples.valid=100", "samples.test=200", "model.layers=2", "training.steps=20",
+    "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1", "proposal.corrections=2",
+]  # fmt: skip
+STAGES = ["plain", "collect", "fit-1", "fit-2", "measure-0", "measure-1", "measure-2"]
+
+
+def run(out: Path, *, stop: tuple[str, int] | None = None, resume: bool = False) -> SlmcOutcome:
+    """A run that gets SIGTERM when ``stop``, a stage and a count, is reached."""
+
+    def progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        assert 0 <= done <= total
+        if stop == (stage, done):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = resumed_config(out) if resume else configure(None, {}, TINY)
+    return slmc(config, out, progress=progress, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SlmcOutcome:
+    return run(tmp_path_factory.mktemp("slmc") / "whole")
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Everything a run leaves, without the clocks."""
+    found: dict[str, object] = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        if file.name == "state.safetensors":  # of training; its own tests look at it
+            continue
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():
+                found[f"{file.relative_to(folder)}:{name}"] = opened.get_tensor(name)
+    results = json.loads((folder / "results.json").read_text())
+    for one in (results["plain"], *results["slmc"]):
+        one.pop("cpu_s")
+    return {**found, "results": json.dumps(results)}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    a, b = content(one), content(other)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        assert same, name
+
+
+def test_what_a_run_leaves(whole: SlmcOutcome) -> None:
+    assert {p.name for p in whole.folder.iterdir()} == {
+        "config.resolved.yaml", "results.json", "report.html", "plain", "collect",
+        "fit-0", "fit-1", "fit-2", "measure-0", "measure-1", "measure-2",
+    }  # fmt: skip
+    page = whole.report.read_text()
+    for title in ("Acceptance against layers", "Error against parameters", "Observables", "Efficiency"):
+        assert title in page
+    assert 'src="http' not in page and "<svg" in page
+    results = json.loads((whole.folder / "results.json").read_text())
+    assert [fit["parameters"] for fit in results["fits"]] == [3, 12, 21]
+    assert set(results["plain"]["estimates"]) == set(OBSERVABLES)
+    assert worst(whole) < 4.5
+    errors = [fit.test_mse for fit in whole.fits]
+    assert errors[2] <= errors[0]
+    task = checkpoint.load(whole.folder / "fit-2" / "model.safetensors").task
+    assert task.physics["inverse_temperature"] == 6 and task.model.config.num_layers == 2
+
+
+def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:
+    again = run(tmp_path / "again")
+    assert not again.interrupted
+    assert_same(whole.folder, again.folder)
+
+
+@pytest.mark.parametrize("stage", ["plain", "collect", "fit-2", "measure-1"])
+def test_stopped_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str) -> None:
+    out = tmp_path / "parts"
+    stopped = run(out, stop=(stage, 3))
+    assert stopped.interrupted and not stopped.report.exists()
+    assert f"slmc --resume {out}" in stopped.resume_command
+    assert not run(out, resume=True).interrupted
+    assert_same(whole.folder, out)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from covarium.workflows import slmc_chains
+from covarium.workflows.slmc import slmc
+from covarium.workflows.slmc_config import configure
+
+slmc_chains.SAVE_S = 0.0
+out, stage, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+def progress(now, done, total, values):
+    if (now, done) == (stage, count):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+slmc(configure(None, {}, sys.argv[4:]), out, progress=progress)
+"""
+
+
+@pytest.mark.parametrize(("stage", "count"), [("plain", 4), ("collect", 9), ("fit-1", 12), ("measure-2", 7)])
+def test_killed_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str, count: int) -> None:
+    out = tmp_path / "killed"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(out), stage, str(count), *TINY], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not run(out, resume=True).interrupted
+    assert_same(whole.folder, out)
+
+
+def test_a_finished_run_can_be_resumed(whole: SlmcOutcome) -> None:
+    before = content(whole.folder)
+    assert not run(whole.folder, resume=True).interrupted
+    assert before.keys() == content(whole.folder).keys()
+    assert before["results"] == content(whole.folder)["results"]
+
+
+def test_used_folders_and_empty_ones_are_refused(whole: SlmcOutcome, tmp_path: Path) -> None:
+    with pytest.raises(CovariumError, match="already holds a run.*slmc --resume"):
+        run(whole.folder)
+    with pytest.raises(CovariumError, match="no run to resume"):
+        resumed_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("lattice.sise=4", "did you mean 'size'"),
+        ("proposals.steps=4", "did you mean 'proposal'"),
+        ("training.stepz=4", "did you mean 'steps'"),
+        ("lattice.inverse_temperature=-1", "greater than 0"),
+        ("model.attention_shells=9", "1 … 9"),
+    ],
+)
+def test_mistakes_are_named(assignment: str, message: str) -> None:
+    good = "lattice.size=6"
+    if message == "1 … 9":
+        good = assignment  # allowed on 6 × 6, refused on 4 × 4
+        assert configure(None, {}, ["lattice.size=6", good]).model.attention_shells == 9
+        with pytest.raises(CovariumError, match="1 … 5"):
+            configure(None, {}, ["lattice.size=4", good])
+        return
+    with pytest.raises(CovariumError, match=message):
+        configure(None, {}, [good, assignment])
+
+
+def test_the_resolved_configuration_is_the_configuration(whole: SlmcOutcome) -> None:
+    assert configure(whole.folder / "config.resolved.yaml", {}, []) == whole.config
+
+
+def call(*arguments: str | Path) -> int:
+    before = sys.argv
+    sys.argv = ["covarium", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [word for assignment in TINY for word in ("--set", assignment)]
+    assert call("slmc", "--out", tmp_path / "run", *sets) == 0
+    shown = capsys.readouterr().out
+    assert "2 × 2, periodic" in shown and "acceptance, linear model" in shown
+    assert shown.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
+    assert call("slmc", "--resume", tmp_path / "run") == 0
+    assert call("slmc") == 2
+    assert "give --out DIR" in capsys.readouterr().err
+    assert call("slmc", "--resume", tmp_path / "run", "--seed", "3") == 2
+    assert "takes no other option" in capsys.readouterr().err
+    assert call("slmc", "--out", tmp_path / "new", "--set", "lattice.sise=4") == 2
+    assert "did you mean 'size'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
