@@ -227,7 +227,7 @@ def _findings(
         *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
         ("readout", READOUTS[task.readout], choice.reason),
         *([("references", references, "of the elements")] if any(task.references.values()) else []),
-        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", "measured"),
+        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", told if asked.task.scale else "measured"),
         ("model", f"{config.model['name']}, {parameters:,} parameters", shown),
         ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
         *degree_rows(asked, config, sizes, told),
