@@ -75,6 +75,8 @@ def train(
         folder = resume
     else:
         if property is not None:
+            if task is not None:
+                raise BadParameter("--task is of potentials; leave it out with --property")
             given["task"] = {"property": {"name": property}}
             recipe = recipe or ("properties" if config is None else None)
         resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
