@@ -219,6 +219,21 @@ def test_interrupted_and_resumed_run_is_the_uninterrupted_one(run: Path, data: P
     assert fingerprint(tmp_path / "part" / "best.safetensors") == fingerprint(run / "best.safetensors")
 
 
+def test_a_setting_of_one_loss_term_leaves_the_others(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting, loss in (
+        ("task.terms.forces.weight=10", "1 × energy mae + 10 × forces l2"),
+        ("task.terms.energy.loss=mse", "1 × energy mse + 1 × forces l2"),
+        ("task.terms.energy.weight=0", "0 × energy mae + 1 × forces l2"),
+    ):
+        assert call("train", data, *TINY, "--set", setting, "--dry-run", "--out", tmp_path / "no") == 0
+        assert loss in capsys.readouterr().out
+    nothing = ["--set", "task.terms.energy.weight=0", "--set", "task.terms.forces.weight=0"]
+    assert call("train", data, *TINY, *nothing, "--dry-run", "--out", tmp_path / "no") == 2
+    assert "nothing to learn" in capsys.readouterr().err
+
+
 def test_a_resumed_run_keeps_model_task_and_data(run: Path, data: Path, tmp_path: Path) -> None:
     """What is refused leaves the run as it was."""
     out = tmp_path / "run"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,7 +20,8 @@ from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "equiformer_v2"
-# Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
+# Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
+# stress is a hundredth of a force.
 TERMS = {
     "energy": TermSection(),
     "forces": TermSection(loss="l2"),
@@ -143,9 +144,11 @@ def divide(config: RunConfig) -> Parts:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
-    need = [q for q, term in config.task.terms.items() if term.weight > 0] or ["energy"]
+    asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
+    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
     reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
-    need = [*need, *[q for q in ("forces",) if not config.task.terms and q in reading.frames[0].labels]]
+    if asked.get("forces", True) and "forces" in reading.frames[0].labels and "forces" not in need:
+        need.append("forces")
     others = {
         part: read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
         for part, files in (("valid", data.valid), ("test", data.test))
@@ -178,12 +181,7 @@ def measured(config_class: type, found: Statistics, kind: str = "potential") -> 
 
 def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:
     """The task's section without gaps."""
-    labels = reading.frames[0].labels
-    terms = given.terms or {
-        quantity: term
-        for quantity, term in TERMS.items()
-        if quantity in labels and (quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs)
-    }
+    terms = _terms(given, reading.frames[0].labels, model)
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
     theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
@@ -193,6 +191,24 @@ def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomMo
             "terms": terms, "scale": scale, "references": references, "theory": theory, "denoising": denoising,
         }
     )  # fmt: skip
+
+
+def _terms(given: TaskSection, labels: Container[str], model: AtomModel) -> dict[str, TermSection]:
+    """A term for every label that the model can learn, with the fields that were given in place of the usual ones.
+
+    Raises:
+        CovariumError: all weights are zero.
+    """
+    terms = {}
+    for quantity, usual in TERMS.items():
+        learnable = quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs
+        if quantity in given.terms:
+            terms[quantity] = usual.model_copy(update=given.terms[quantity].model_dump(exclude_unset=True))
+        elif quantity in labels and learnable:
+            terms[quantity] = usual
+    if not any(term.weight > 0 for term in terms.values()):
+        raise CovariumError("there is nothing to learn: every task.terms.….weight is 0; leave one out or raise it")
+    return terms
 
 
 def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
