@@ -91,6 +91,7 @@ def frame_graph(potential: Potential | Property, frame: Frame, dtype: torch.dtyp
         pbc=frame.pbc,
         charge=frame.charge,
         spin=frame.spin,
+        tags=frame.tags,
         dtype=dtype,
     )
 

@@ -62,7 +62,8 @@ def supercell(probe: Probe, frame: Frame, *, level: float = 1e-10) -> Check:
         np.concatenate([frame.positions + corner @ frame.cell for corner in corners]),
         2 * frame.cell,
     )
-    one, eight = probe(frame), probe(replace(big, charge=8 * frame.charge, spin=8 * frame.spin))
+    same = replace(big, charge=8 * frame.charge, spin=8 * frame.spin, tags=np.tile(frame.tags, 8))
+    one, eight = probe(frame), probe(same)
     expected = Prediction(
         energy=8 * one.energy,
         atom_energy=one.atom_energy.repeat(8),

@@ -148,7 +148,8 @@ def translation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int =
 def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Number the atoms in another order."""
     order = np.random.default_rng(seed).permutation(len(frame.numbers))
-    moved = replace(frame, numbers=frame.numbers[order], positions=frame.positions[order], fixed=frame.fixed[order])
+    arrays = {name: getattr(frame, name)[order] for name in ("numbers", "positions", "fixed", "tags")}
+    moved = replace(frame, **arrays)
     return _same("permutation", probe, frame, moved, level, "", order)
 
 

@@ -19,7 +19,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from covarium.data import charge_and_spin
 from covarium.errors import CovariumError
 from covarium.simulation.skin import Pairs, SkinList
-from covarium.systems import AtomGraph
+from covarium.systems import AtomGraph, near_origin
 from covarium.tasks import Potential, Prediction
 
 
@@ -118,14 +118,17 @@ class Calculator(BaseCalculator):
         cell = atoms.cell.array
         self.pairs = self.neighbours.pairs(atoms.positions, cell, atoms.pbc)
         device, dtype = self._device, self._dtype
+        positions, shifts = near_origin(
+            atoms.positions, cell, atoms.pbc, self.pairs.edge_index, self.pairs.shifts, dtype
+        )
         return AtomGraph(
-            positions=torch.from_numpy(atoms.positions).to(device, dtype),
+            positions=torch.from_numpy(positions).to(device, dtype),
             numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64, device=device),
             cell=torch.from_numpy(cell[None]).to(device, dtype),
             pbc=torch.from_numpy(atoms.pbc[None]).to(device),
             batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
             edge_index=torch.from_numpy(self.pairs.edge_index).to(device),
-            shifts=torch.from_numpy(self.pairs.shifts).to(device),
+            shifts=torch.from_numpy(shifts).to(device),
             charge=torch.tensor([charge], dtype=dtype, device=device),
             spin=torch.tensor([spin], dtype=dtype, device=device),
             tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64, device=device),

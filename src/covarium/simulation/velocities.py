@@ -37,9 +37,7 @@ def conserved_motions(atoms: Atoms) -> int:
     return 3 if atoms.pbc.any() else 3 + int(np.linalg.matrix_rank(_inertia(atoms), tol=1e-6, hermitian=True))
 
 
-def start_velocities(
-    atoms: Atoms, temperature: float, rng: np.random.Generator, *, conserved: bool = True
-) -> None:
+def start_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator, *, conserved: bool = True) -> None:
     """Maxwell–Boltzmann momenta, scaled so that the kinetic energy is exactly ½ f k T.
 
     Args:
