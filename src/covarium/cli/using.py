@@ -46,8 +46,9 @@ def evaluate(
 ) -> None:
     """Errors of a model on labelled structures."""
     from covarium.cli.console import counting, say, table
-    from covarium.workflows.evaluation import evaluate_files, write_json, write_report
+    from covarium.workflows.evaluation import ERRORS, evaluate_files, refuse_targets, write_json, write_report
 
+    refuse_targets(files, json, out)
     loaded = loaded_model(model, device, dtype, threads)
     with counting("evaluating") as progress:
         reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
@@ -60,7 +61,7 @@ def evaluate(
     if out is not None:
         write_report(loaded, reading, evaluation, out / "report.html")
         say(f"report: {out / 'report.html'}")
-        targets.append(out / "errors.json")
+        targets.append(out / ERRORS)
     for target in targets:
         write_json(evaluation, target, about)
         say(f"errors: {target}")
@@ -69,7 +70,7 @@ def evaluate(
 def predict(
     model: Model,
     files: Files,
-    out: Annotated[Path, Option(help="extxyz file for the structures with what was predicted.")] = Path(
+    out: Annotated[Path, Option(help="New extxyz file for the structures with what was predicted.")] = Path(
         "predicted.extxyz"
     ),
     settings: Settings = None,
@@ -255,6 +256,8 @@ def _predicted(loaded: LoadedPotential | LoadedProperty) -> str:
     from covarium.workflows.loaded import LoadedPotential
 
     if isinstance(loaded, LoadedPotential):
+        if not loaded.potential.has_stress:
+            return "energy (eV) and forces (eV/Å)"
         return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
     return f"'{loaded.task.semantics.name}'"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,9 @@ class LoadedPotential:
 
         Raises:
             CovariumError: an element the model does not know, or a charge or spin it ignores; the structure is named.
+                Something else than structures, such as the name of a file.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
+        frames = as_frames(atoms)
         stress = stress and self.potential.has_stress
         predictions = []
         for p in predict_frames(self.potential, frames, stress=stress):
@@ -90,7 +91,7 @@ def load(
 
     Raises:
         CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
-            model predicts a property, not energies.
+            dtype is another one; the model predicts a property, not energies.
     """
     read, file = read_model(path, device, dtype)
     if not isinstance(read.task, Potential):
@@ -110,6 +111,8 @@ def read_model(
         if dtype not in DTYPES:
             raise CovariumError(f"dtype '{dtype}' is unknown; allowed: {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
         dtype = DTYPES[dtype]
+    if dtype is not None and dtype not in DTYPES.values():
+        raise CovariumError(f"dtype {dtype} cannot be used; allowed: {', '.join(DTYPES)}")
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
@@ -130,6 +133,26 @@ def model_file(path: Path) -> Path:
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CovariumError(f"model '{path}' does not exist{nearest(path.name, there)}")
     return file
+
+
+def as_frames(atoms: object) -> list[Frame]:
+    """One structure or many, without their labels.
+
+    Raises:
+        CovariumError: something is not a structure.
+    """
+    structures: Iterable[object] = [atoms]
+    if isinstance(atoms, Iterable) and not isinstance(atoms, Atoms | str | PathLike):
+        structures = atoms
+    frames = []
+    for index, structure in enumerate(structures):
+        if not isinstance(structure, Atoms):
+            raise CovariumError(
+                f"predict takes ase.Atoms or a list of them, got {type(structure).__name__} {structure!r:.80}; read a "
+                "file by ase.io.read(file, ':'), or use the command `covarium predict`"
+            )
+        frames.append(as_frame(structure, index))
+    return frames
 
 
 def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:

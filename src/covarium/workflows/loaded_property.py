@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from covarium.analysis.property_errors import predict_property
 from covarium.tasks import Property
-from covarium.workflows.loaded import LoadedPotential, as_frame, read_model
+from covarium.workflows.loaded import LoadedPotential, as_frames, read_model
 from covarium.workflows.property_inference import READOUTS
 
 
@@ -43,11 +43,9 @@ class LoadedProperty:
 
         Raises:
             CovariumError: an element the model does not know, a charge or spin it ignores, or a periodic structure
-                where the property has no meaning; the structure is named.
+                where the property has no meaning; the structure is named. Something else than structures.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
-        return np.array(list(predict_property(self.task, frames)))
+        return np.array(list(predict_property(self.task, as_frames(atoms))))
 
 
 def load_model(
