@@ -16,10 +16,14 @@ from pathlib import Path
 import torch
 from comparison import Comparison
 from family_equiformer_v2 import equiformer_v2
+from family_gatr import gatr
 
 from covarium.errors import CovariumError
 
-FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {"equiformer_v2": (equiformer_v2, 1e-9)}
+FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
+    "equiformer_v2": (equiformer_v2, 1e-9),
+    "gatr": (gatr, 1e-10),
+}
 
 
 def check(family: str, folder: Path, tolerance: float | None = None) -> tuple[bool, str, list[str]]:

@@ -2,5 +2,6 @@
 
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, GraphSpec
 from covarium.systems.neighbours import atom_graph
+from covarium.systems.tokens import TokenModel, TokenOutput, Tokens
 
-__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "GraphSpec", "atom_graph"]
+__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "GraphSpec", "atom_graph", "TokenModel", "TokenOutput", "Tokens"]

@@ -53,12 +53,14 @@ class AtomModel(nn.Module):
     """What every model of atoms declares; ``forward(graph, rng) -> AtomOutput``.
 
     Attributes:
+        system: the kind of system it reads, for tables of models.
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
         outputs: ``energy``, and ``forces`` if it has a direct head.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
     """
 
+    system = "atoms"
     spec: GraphSpec
     group: str
     outputs: frozenset[str]
