@@ -172,3 +172,31 @@ def _block_sums(rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """[R, …] → [J, …]."""
     return torch.stack([part.sum(0) for part in rows.split(sizes)])
 
+
+
+class _Normalise(torch.autograd.Function):
+    """Keeps its results, which the next layer keeps anyway, instead of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: int, channels: int, least: float) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        square = x[:, :seen].square().sum((0, 1)) / channels
+        r = square.clamp(min=least).rsqrt()
+        y = x * r
+        ctx.save_for_backward(y, r, square > least)
+        ctx.sizes = seen, channels
+        return y, r
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor, gr: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        y, r, free = ctx.saved_tensors
+        seen, channels = ctx.sizes
+        # ∂r/∂x = −r² y / channels where the clamp is not active
+        slope = free * (r / channels) * ((gy * y).sum((0, 1)) + gr * r)
+        gx = gy * r
+        gx[:, :seen] -= y[:, :seen] * slope
+        return gx, None, None, None
+
+
+def normalise(x: Float[Tensor, "R F T"], seen: int, channels: int, least: float) -> Float[Tensor, "R F T"]:
+    """x / √max(Σ x² / channels, least) for each token, the sum over all rows and the first ``seen`` of F features."""
+    return _Normalise.apply(x, seen, channels, least)[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from covarium.algebra.spaces import Space
 from covarium.layers.constants import ExactConstants
 from covarium.layers.multivector import components
+from covarium.ops.multivector import normalise
 
 EPS = 0.01
 
@@ -40,9 +41,9 @@ class EquiNorm(ExactConstants):
         """Both normalised; differentiable twice, save where the clamp begins."""
         channels = x.shape[1] // self.space.fibre
         if self.definite:
-            square = x[:, : self.seen * channels].square().sum((0, 1)) / channels
+            x = normalise(x, self.seen * channels, channels, EPS)
         else:
             flat = components(x, self.space).flatten(0, 1).square().flatten(1)
             square = (self.metric @ flat).abs().sum(0).unflatten(0, (channels, -1)).mean(0)
-        x = x * torch.rsqrt(square.clamp(min=EPS))
+            x = x * torch.rsqrt(square.clamp(min=EPS))
         return x, None if s is None else torch.nn.functional.layer_norm(s, s.shape[-1:])
