@@ -1,7 +1,8 @@
 """The question asked of a model."""
 
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
+from covarium.tasks.tokens import TokenRegression
 
-TASKS = {"potential": Potential}
+TASKS = {"potential": Potential, "tokens": TokenRegression}
 
-__all__ = ["TASKS", "EnergySemantics", "Potential", "Prediction", "Term"]
+__all__ = ["TASKS", "EnergySemantics", "Potential", "Prediction", "Term", "TokenRegression"]
