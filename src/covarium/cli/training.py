@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
     from covarium.workflows.training_run import Outcome
 
-RECIPES = "molecules, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
+RECIPES = "molecules, tokens, oc20-31m, oc20-83m, oc20-153m"  # not looked up: --help imports nothing
 
 Labelled = Annotated[
     list[Path] | None,
-    Argument(metavar="FILE", help="Labelled structures: what ASE reads, also compressed, or npz."),
+    Argument(
+        metavar="FILE",
+        help="Labelled structures: what ASE reads, also compressed, or npz; or samples of tokens: npz, HDF5.",
+    ),
 ]
 
 
 def train(
     files: Labelled = None,
     model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2.")] = None,
-    recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
+    recipe: Annotated[
+        str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules or tokens, by FILE.")
+    ] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
     valid: Annotated[list[Path] | None, Option(help="Validation file. Default: a part of FILE.")] = None,
@@ -46,13 +51,13 @@ def train(
     threads: Threads = None,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
-    """Train a potential on labelled structures.
+    """Train a potential on labelled structures, or a model of geometric tokens on samples of them.
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
     from covarium.workflows.configuring import configure
-    from covarium.workflows.inference import infer
+    from covarium.workflows.kinds import infer, recipe_for
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
@@ -67,7 +72,13 @@ def train(
         resolved = resumed_config(resume, given, settings or [])
         folder = resume
     else:
-        resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
+        resolved = configure(
+            recipe=recipe,
+            file=config,
+            given=given,
+            assignments=settings or [],
+            default=recipe_for(files or [], settings or []),
+        )
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"

@@ -33,7 +33,9 @@ Index = Annotated[int | None, Option(help="Which structure of FILE, from 0. Defa
 def evaluate(
     model: Model,
     files: Files,
-    json: Annotated[Path | None, Option(help="Write the errors in eV and Å to this file.")] = None,
+    json: Annotated[
+        Path | None, Option(help="Write the errors in eV and Å (of tokens, in the units of the data) to this file.")
+    ] = None,
     out: Annotated[
         Path | None, Option(help="Folder for report.html (parity plots, worst frames) and errors.json.")
     ] = None,
@@ -42,25 +44,30 @@ def evaluate(
     dtype: Precision = None,
     threads: Threads = None,
 ) -> None:
-    """Errors of a model on labelled structures."""
+    """Errors of a model on labelled structures, or on samples of tokens."""
     from covarium.cli.console import counting, say, table
-    from covarium.workflows.evaluation import evaluate_files, write_json, write_report
+    from covarium.workflows.device import use_threads
+    from covarium.workflows.evaluation import data_settings, write_json, write_report
+    from covarium.workflows.kinds import kind_of_task
+    from covarium.workflows.loaded import load_task
 
-    loaded = loaded_potential(model, device, dtype, threads)
+    use_threads(threads)
+    loaded = load_task(model, device=device, dtype=None if dtype is None else dtype.value)
+    kind = kind_of_task(loaded.header)
     with counting("evaluating") as progress:
-        reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
-    for note in [*reading.notes, *reading.left_out]:
+        notes, evaluation = kind.evaluate_files(loaded.task, files, data_settings(settings or []), progress)
+    for note in notes:
         say(note)
     for shown in evaluation.tables():
         table(shown.title, shown.header, shown.rows)
-    about = {"model": str(loaded.path), "files": [str(file) for file in files], "energies": _semantics(loaded)}
+    about = {"model": str(loaded.path), "files": [str(file) for file in files], **kind.about(loaded.task)}
     targets = [json] if json else []
     if out is not None:
-        write_report(loaded, reading, evaluation, out / "report.html")
+        write_report(loaded.path, notes, kind.sections(evaluation), out / "report.html")
         say(f"report: {out / 'report.html'}")
         targets.append(out / "errors.json")
     for target in targets:
-        write_json(evaluation, target, about)
+        write_json(evaluation.to_json(), target, about)
         say(f"errors: {target}")
 
 
@@ -78,11 +85,12 @@ def predict(
     """Energy, forces and stress of structures."""
     from covarium.cli.console import counting, say
     from covarium.workflows.evaluation import predict_file
+    from covarium.workflows.loaded import meaning
 
     loaded = loaded_potential(model, device, dtype, threads)
     with counting("predicting") as progress:
         count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
-    say(f"energies: {_semantics(loaded)}")
+    say(f"energies: {meaning(loaded.potential)}")
     say(f"{count} structures with energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³): {out}")
 
 
@@ -199,9 +207,11 @@ def relax(
 def info(model: Model) -> None:
     """What a model is, what it was trained on, and how good it was."""
     from covarium.cli.console import findings
-    from covarium.workflows.loaded import describe, load
+    from covarium.workflows.kinds import kind_of_task
+    from covarium.workflows.loaded import describe, load_task
 
-    for title, rows in describe(load(model, device="cpu")).items():
+    loaded = load_task(model, device="cpu")
+    for title, rows in describe(loaded, kind_of_task(loaded.header).describe(loaded.task)).items():
         findings(title, rows)
 
 
@@ -212,11 +222,6 @@ def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threa
 
     use_threads(threads)
     return load(model, device=device, dtype=None if dtype is None else dtype.value)
-
-
-def _semantics(loaded: LoadedPotential) -> str:
-    meaning = loaded.potential.semantics
-    return f"{meaning.kind}, {meaning.functional or 'level of theory not stated'}"
 
 
 def _show_files(files: dict[str, Path]) -> None:

@@ -245,7 +245,9 @@ def _artery(group: Any, where: str, source: str, index: int) -> TokenSample:  # 
         raise CovariumError(f"{where} has {', '.join(sorted(group))}; expected pos, face, wss and inlet_idcs")
     positions, shear = (np.asarray(group[key], dtype=np.float64) for key in ("pos", "wss"))
     if shear.shape != positions.shape:
-        raise CovariumError(f"{where}: 'wss' has shape {list(shear.shape)}, 'pos' {list(positions.shape)}; expected the same")
+        raise CovariumError(
+            f"{where}: 'wss' has shape {list(shear.shape)}, 'pos' {list(positions.shape)}; expected the same"
+        )
     faces = np.asarray(group["face"], dtype=np.int64)
     return surface_sample(positions, faces, np.asarray(group[inlet], dtype=np.int64).ravel(), shear, source, index)
 
@@ -301,4 +303,6 @@ def _refuse_not_finite(sample: TokenSample) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             token = int(np.argwhere(~np.isfinite(array))[0, 0])
-            raise CovariumError(f"{sample.where}: {name} of token {token} is not finite; leave the sample out or mend it")
+            raise CovariumError(
+                f"{sample.where}: {name} of token {token} is not finite; leave the sample out or mend it"
+            )

@@ -256,4 +256,3 @@ class GATr(TokenModel):
                 index = self.space.algebra.index
                 normal = mv[..., [index[(1,)], index[(2,)], index[(3,)]]]
                 return normal + Projective().read_direction(mv) - mv[..., index[(1, 2, 3)], None] * p
-

@@ -173,7 +173,6 @@ def _block_sums(rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.sum(0) for part in rows.split(sizes)])
 
 
-
 class _Normalise(torch.autograd.Function):
     """Keeps its results, which the next layer keeps anyway, instead of its input."""
 

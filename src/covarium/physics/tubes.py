@@ -71,7 +71,9 @@ class Tube:
         """
         if along < 2 or around < 3:
             raise CovariumError(f"a tube needs at least 2 rings of 3 vertices, got {along} of {around}")
-        s, theta = np.meshgrid(np.linspace(0, self.length, along), np.arange(around) * 2 * np.pi / around, indexing="ij")
+        s, theta = np.meshgrid(
+            np.linspace(0, self.length, along), np.arange(around) * 2 * np.pi / around, indexing="ij"
+        )
         R, slope = self.profile(s)
         centre, forward, outward = self._centre_line(s)
         up = np.array([0.0, 0.0, 1.0])
@@ -83,7 +85,11 @@ class Tube:
         positions = centre + R[..., None] * radial
         shear = magnitude[..., None] * tangent
         return Wall(
-            positions.reshape(-1, 3), normal.reshape(-1, 3), shear.reshape(-1, 3), _faces(along, around), np.arange(around)
+            positions.reshape(-1, 3),
+            normal.reshape(-1, 3),
+            shear.reshape(-1, 3),
+            _faces(along, around),
+            np.arange(around),
         )
 
     def _centre_line(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -31,7 +31,9 @@ class TokenTerm:
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise CovariumError(f"loss '{self.loss}' is unknown for tokens; allowed: {', '.join(LOSSES)}{nearest(self.loss, LOSSES)}")
+            raise CovariumError(
+                f"loss '{self.loss}' is unknown for tokens; allowed: {', '.join(LOSSES)}{nearest(self.loss, LOSSES)}"
+            )
         if self.weight < 0:
             raise CovariumError(f"the weight of a loss term is 0 or more, got {self.weight}")
 
@@ -104,7 +106,9 @@ class TokenRegression(nn.Module):
             raise CovariumError(f"targets of tokens are {', '.join(TARGETS)}; got {', '.join(targets) or 'none'}")
         for name in terms:
             if name not in targets:
-                raise CovariumError(f"loss term '{name}' has no target; the data have {', '.join(targets)}{nearest(name, targets)}")
+                raise CovariumError(
+                    f"loss term '{name}' has no target; the data have {', '.join(targets)}{nearest(name, targets)}"
+                )
         self.model = model
         self.targets = tuple(targets)
         self.scaling = scaling

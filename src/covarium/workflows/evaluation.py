@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from covarium import checkpoint
 from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate, predict_frames
 from covarium.config import DataSection, RunConfig, build, merge, parse_assignment
-from covarium.data import Reading, read, read_structures
+from covarium.data import read, read_structures
 from covarium.errors import CovariumError
 from covarium.simulation.record import frame as extxyz
+from covarium.tasks import Potential
 from covarium.workflows.loaded import LoadedPotential, as_frame, with_results
 
 Progress = Callable[[int, int], object]
 
 
-def _data_settings(assignments: Sequence[str]) -> DataSection:
+def data_settings(assignments: Sequence[str]) -> DataSection:
     """From texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
 
     Raises:
@@ -34,48 +35,35 @@ def _data_settings(assignments: Sequence[str]) -> DataSection:
     return build(RunConfig, given).data
 
 
-def read_labelled(files: Sequence[Path], assignments: Sequence[str]) -> Reading:
-    """Labelled structures.
+def evaluate_files(
+    task: Potential, files: Sequence[Path], data: DataSection, progress: Progress | None = None
+) -> tuple[list[str], Evaluation]:
+    """Errors of a potential on labelled files, and what was read.
 
     Args:
+        task: the potential.
         files: what ``covarium.data.read`` reads.
-        assignments: texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
+        data: keys, units and limit.
+        progress: called with (frames done, all frames).
 
     Raises:
-        CovariumError: files that cannot be read or have no energies, or settings of another section.
+        CovariumError: files that cannot be read or have no energies, or elements the model does not know.
     """
-    data = _data_settings(assignments)
-    return read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
+    reading = read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
+    return [*reading.notes, *reading.left_out], evaluate(task, reading.frames, progress=progress)
 
 
-def evaluate_files(
-    model: LoadedPotential,
-    files: Sequence[Path],
-    *,
-    assignments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> tuple[Reading, Evaluation]:
-    """Errors of the model on labelled files.
-
-    Raises:
-        CovariumError: files without labels, elements the model does not know.
-    """
-    reading = read_labelled(files, assignments)
-    return reading, evaluate(model.potential, reading.frames, progress=progress)
-
-
-def write_json(evaluation: Evaluation, path: Path, about: dict[str, Any]) -> None:
-    """Errors in eV and Å, with ``about`` beside them, written at once."""
-    text = json.dumps({**evaluation.to_json(), **about}, indent=2)
+def write_json(errors: Mapping[str, Any], path: Path, about: Mapping[str, Any]) -> None:
+    """Errors with ``about`` beside them, written at once."""
+    text = json.dumps({**errors, **about}, indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_file(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
 
 
-def write_report(model: LoadedPotential, reading: Reading, evaluation: Evaluation, path: Path) -> None:
-    """Tables, parity plots and worst frames in one HTML file."""
-    sections = [report.Section("Data", text=[*reading.notes, *reading.left_out]), *report.error_sections(evaluation)]
+def write_report(model: Path, notes: Sequence[str], sections: Sequence[report.Section], path: Path) -> None:
+    """What was read and the errors in one HTML file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write(path, f"Errors of {model.path.name}", sections, subtitle=str(model.path))
+    report.write(path, f"Errors of {model.name}", [report.Section("Data", text=notes), *sections], subtitle=str(model))
 
 
 def predict_file(
@@ -93,7 +81,7 @@ def predict_file(
     Returns:
         The number of structures.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
     frames = [as_frame(structure.atoms, structure.index, structure.source) for structure in structures]
     stress = model.potential.forces == "gradient"

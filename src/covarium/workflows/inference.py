@@ -49,16 +49,18 @@ class Plan:
         train, valid: what is learnt from, and what chooses the best model.
         test: frames for the error table, perhaps none.
         settings: of the training loop.
+        kind: of data, an entry of ``KINDS``.
     """
 
     config: RunConfig
     findings: list[Finding]
     notes: list[str]
-    task: Potential
-    train: FrameDataset
-    valid: FrameDataset
-    test: list[Frame]
+    task: Any  # of the kind's own class, as are the data sets
+    train: Any
+    valid: Any
+    test: Sequence[Any]
     settings: Settings
+    kind: str = "atoms"
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, MODELS, f"model '{name}'")
-    model_class, config_class = MODELS[name]
+    model_class, config_class = model_of(name, "atoms")
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
@@ -96,13 +97,13 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     found = statistics(train, config.task.references)
     model_config = build(config_class, _measured(config_class, found) | asked, "model")
     task_config = _task(config.task, parts.reading, found)
-    task = _assemble(_initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
+    task = _assemble(initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
     settings = _settings(config, len(train), found)
     _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
-            "data": config.data.model_copy(update=data),
+            "data": config.data.model_copy(update={"kind": "atoms", **data}),
             "model": {"name": name, **asdict(model_config)},
             "task": task_config,
             "training": {**asdict(settings), "betas": list(settings.betas)},
@@ -121,6 +122,28 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
         test=parts.test,
         settings=settings,
     )
+
+
+def next_commands(folder: str) -> list[str]:
+    """What a user types after training."""
+    return [
+        f"covarium evaluate {folder} FILE",
+        f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
+        f"covarium relax {folder} STRUCTURE",
+    ]
+
+
+def model_of(name: str, system: str) -> tuple[Any, Any]:
+    """The model and its Config.
+
+    Raises:
+        CovariumError: no such model, or none that reads this kind of system.
+    """
+    fitting = sorted(n for n, (model, _) in MODELS.items() if model.system == system)
+    if name in MODELS and name not in fitting:
+        raise CovariumError(f"model '{name}' does not read {system}; those that do: {', '.join(fitting)}")
+    check_name(name, fitting, f"model '{name}'")
+    return MODELS[name]
 
 
 def divide(config: RunConfig) -> Parts:
@@ -179,7 +202,7 @@ def _task(given: TaskSection, reading: Reading, found: Statistics) -> TaskSectio
     return given.model_copy(update={"terms": terms, "scale": scale, "references": references, "theory": theory})
 
 
-def _initial(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
+def initial(model_class: Any, config: object, seed: int, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
@@ -265,7 +288,7 @@ def _findings(
         ("forces", *rule[section.forces]),
         ("loss", loss, "units of the scale"),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
-        ("length", _length(training), origin[any(name in asked.training for name in LENGTHS)]),
+        ("length", length(training), origin[any(name in asked.training for name in LENGTHS)]),
         ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
     ]
     return [Finding(*row) for row in rows]
@@ -279,7 +302,7 @@ def _degree(asked: RunConfig, config: RunConfig, found: Statistics, told: str) -
     return [("average degree", f"{config.model['avg_degree']:.2f} neighbours per atom", origin)]
 
 
-def _length(training: dict[str, Any]) -> str:
+def length(training: dict[str, Any]) -> str:
     """How long the run is, in words."""
     lengths = [f"{training[name]:,} {name}" for name in ("epochs", "steps") if training[name] is not None]
     if training["time_s"] is not None:

@@ -39,6 +39,15 @@ class AtomsPrediction:
 
 
 @dataclass(frozen=True)
+class LoadedTask:
+    """A trained task of any kind: itself, the header of its file, the file."""
+
+    task: Any
+    header: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True)
 class LoadedPotential:
     """A trained potential ready for use.
 
@@ -81,7 +90,7 @@ class LoadedPotential:
 def load(
     path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> LoadedPotential:
-    """A potential that ``covarium train`` made.
+    """A potential that ``covarium train`` made; see ``load_task`` for tasks of other kinds.
 
     Args:
         path: a ``.safetensors`` file, or the folder of a run, whose best model is taken.
@@ -89,8 +98,23 @@ def load(
         dtype: ``"float32"``, ``"float64"``; None for that of the file.
 
     Raises:
-        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available.
+        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the task
+            is none of energies.
     """
+    read = load_task(path, device=device, dtype=dtype)
+    if not isinstance(read.task, Potential):
+        kind = read.header["task"]["kind"]
+        raise CovariumError(
+            f"{read.path} answers questions of the kind '{kind}', not energies and forces; for it there are evaluate, info "
+            "and check model, and covarium.workflows.loaded.load_task in Python"
+        )
+    return LoadedPotential(read.task, read.header, read.path)
+
+
+def load_task(
+    path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> LoadedTask:
+    """Whatever ``covarium train`` made; arguments and errors as of ``load``."""
     file = model_file(Path(path))
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -99,7 +123,7 @@ def load(
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
-    return LoadedPotential(read.task.requires_grad_(False), read.header, file)
+    return LoadedTask(read.task.requires_grad_(False), read.header, file)
 
 
 def model_file(path: Path) -> Path:
@@ -174,19 +198,18 @@ def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
     return found.atoms, f"{which}: {len(found.atoms)} atoms"
 
 
-def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
-    """Title → lines (what, value, remark) about a model, for printing."""
-    potential, header = loaded.potential, loaded.header
-    card, semantics = header["card"], potential.semantics
-    run = card.get("run", {})
+def meaning(potential: Potential) -> str:
+    """What its energies mean, in words."""
+    return f"{potential.semantics.kind}, {potential.semantics.functional or 'level of theory not stated'}"
+
+
+def describe_potential(potential: Potential) -> list[tuple[str, str, str]]:
+    """Lines (what, value, remark) about a potential."""
+    semantics = potential.semantics
     references = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in potential.references.items())
-    parameters = sum(p.numel() for p in potential.model.parameters())
-    precision = next(iter(potential.model.parameters())).dtype
     rule = {"gradient": "gradient of the energy", "direct": "direct head"}[potential.forces]
     warning = "" if potential.forces == "gradient" else "not conservative: energy drifts in MD"
-    about = [
-        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
-        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    return [
         ("symmetry", potential.model.group, ""),
         ("elements", " ".join(chemical_symbols[z] for z in potential.elements), "others are refused"),
         ("energies", semantics.kind, semantics.functional or "level of theory not stated"),
@@ -195,14 +218,31 @@ def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
         ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
         ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),
     ]
+
+
+def describe(loaded: LoadedTask, about: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+    """Title → lines (what, value, remark) about a model, for printing; ``about`` are those of its task."""
+    header, card = loaded.header, loaded.header["card"]
+    run = card.get("run", {})
+    parameters = sum(p.numel() for p in loaded.task.model.parameters())
+    precision = next(iter(loaded.task.model.parameters())).dtype
+    first = [
+        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
+        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    ]
     training = [("data", file, "") for file in run.get("data", {}).get("train", [])]
     for name in ("training_frames", "validation_frames", "step", "epoch", "covarium", "torch"):
         if name in card:
             training.append((name.replace("_", " "), str(card[name]), ""))
+    # units by name of the quantity; what is not one of energies is in the units of the data
     errors = [
         (name.replace("_", " "), f"{card[name]:.4g}", "eV, Å; on the validation frames")
         for name in ("energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae")
         if name in card
+    ] + [
+        (name.replace("_", " "), f"{card[name]:.4g}", "units of the data; on the validation samples")
+        for name in ("positions_mse", "vectors_mse", "scalars_mse")
+        if name in card
     ]
     sizes = [(name, str(value), "") for name, value in header["config"].items()]
-    return {"Model": about, "Training": [*training, *errors], "Sizes": sizes}
+    return {"Model": [*first, *about], "Training": [*training, *errors], "Sizes": sizes}
