@@ -5,5 +5,5 @@ from contract_case import Case
 
 from covarium.models import MODELS
 
-ENTRIES = [Case(f"{name}-default", name, config()) for name, (_, config) in MODELS.items()]
+ENTRIES = [Case(f"{name}-default", name, config()) for name, (m, config) in MODELS.items() if m.system == "atoms"]
 CASES = ENTRIES + cases_equiformer_v2.VARIANTS

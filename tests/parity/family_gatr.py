@@ -18,8 +18,10 @@ from covarium.models import GATr, GATrConfig, Transformer, TransformerConfig
 
 ABOUT = {
     "source", "torch", "dtype", "note", "mv_component_order", "metric", "case", "model", "seed", "loss",
-    "num_parameters", "input_layout", "attention_mask", "collapse_dims",
+    "num_parameters", "input_layout", "attention_mask",
 }  # fmt: skip
+# without effect on the numbers of a trained network
+DEAD = {"dropout_prob", "checkpoint", "checkpoint_blocks", "output_init", "collapse_dims"}
 ROTARY = "pos_encoding.inv_freq"
 
 
@@ -65,11 +67,16 @@ def gatr(folder: Path) -> Comparison:
 def _gatr(arguments: dict[str, Any], axial: int | None) -> GATr:
     """The improved projective network from the official arguments."""
     given = dict(arguments)
-    attention, mlp = dict(given.pop("attention")), dict(given.pop("mlp"))
+    attention, mlp = dict(given.pop("attention", {})), dict(given.pop("mlp", {}))
+    for arguments_of in (given, attention, mlp):
+        for name in DEAD:
+            arguments_of.pop(name, None)
     rotary = given.pop("pos_encodings", [attention.pop("pos_encoding", False)])
     fields: dict[str, Any] = {
         "num_heads": attention.pop("num_heads", 8),
         "multi_query": attention.pop("multi_query", True),
+        "head_factor": attention.pop("increase_hidden_channels", 2),
+        "rotary_base": attention.pop("pos_enc_base", 4096),
         "activation": mlp.pop("activation", "gelu"),
         "join_reference": given.pop("join_reference", "data"),
         "rotary": tuple(rotary),
@@ -86,8 +93,10 @@ def _gatr(arguments: dict[str, Any], axial: int | None) -> GATr:
 
 
 def _transformer(arguments: dict[str, Any], axial: int | None) -> Transformer:
-    given = dict(arguments)
+    given = {name: value for name, value in arguments.items() if name not in DEAD}
     fields = {
+        "head_factor": given.pop("increase_hidden_channels", 1),
+        "rotary_base": given.pop("pos_encoding_base", 4096),
         "out_vectors": 0,
         "out_scalars": given.pop("out_channels"),
         # the axial one is always multi-query

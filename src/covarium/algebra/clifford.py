@@ -126,7 +126,8 @@ class Clifford:
 
     @cached_property
     def dual_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """(place of the complement, sign) with e_a ∧ dual(e_a) = +e_{1…n}; also right where the pseudoscalar is null."""
+        """(place of the complement, sign) with e_a ∧ dual(e_a) = +e_{1…n}; also right where the pseudoscalar is
+        null."""
         places, signs = np.zeros(self.size, dtype=np.int64), np.zeros(self.size)
         for k, blade in enumerate(self.blades):
             complement = tuple(a for a in range(self.n) if a not in blade)

@@ -2,7 +2,8 @@
 
 One class per geometry, all alike: ``x()`` makes multivectors [*b, K], ``read_x`` takes them apart. Quantities are plain
 arrays: positions, directions and normals [*b, 3], offsets and radii [*b], unit quaternions (w, x, y, z) [*b, 4], lines
-(direction d, moment m = p × d) [*b, 3] each. What is read is normalised, so that any positive multiple of an object reads alike.
+(direction d, moment m = p × d) [*b, 3] each. What is read is normalised, so that any positive multiple of an object
+reads alike.
 
 Which object an algebra has: the Euclidean one knows what passes through the origin; the projective one adds points,
 lines, planes anywhere and translations; the conformal one adds spheres and circles.

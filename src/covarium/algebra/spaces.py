@@ -4,8 +4,9 @@ Letters: K blades; R rows, the blades of the generators that rotate; m fibre ele
 K = R m; J row blocks, one per grade of the rotating part; A equivariant maps.
 
 The group rotates (and mirrors) the rotating generators and leaves the others alone. By Schur's lemma every equivariant
-map therefore acts on a row block as an m × m matrix, the same one on all rows of the block: that is the sparse structure
-in which layers compute. Translations are versors 1 − t n/2 with the ideal vector n and tie these matrices together.
+map therefore acts on a row block as an m × m matrix, the same one on all rows of the block: that is the sparse
+structure in which layers compute. Translations are versors 1 − t n/2 with the ideal vector n and tie these matrices
+together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Errors of a token task over labelled samples, in the units of the data.
 
 Besides MAE and MSE over components: the relative error ‖answer − target‖ / ‖target‖ of each sample, averaged (the
-"approximation error" of wall-shear stress in Suk et al. 2022, arXiv 2109.04797); of positions it is that of their change.
+"approximation error" of wall-shear stress in Suk et al. 2022, arXiv 2109.04797); of positions it is that of their
+change.
 """
 
 from __future__ import annotations

@@ -64,14 +64,16 @@ def in_dtype(task: TokenRegression, dtype: torch.dtype) -> TokenRegression:
 
 
 def translation(task: TokenRegression, system: Tokens, level: float = 1e-10) -> Check:
-    """Shift every token by the same vector; positions that come out shift with it. Rounding of the shifted ones counts."""
+    """Shift every token by the same vector; positions that come out shift with it. Rounding of the shifted ones
+    counts."""
     shift = system.positions.new_tensor([31.0, -17.0, 55.0])
     moved = changes(task, replace(system, positions=system.positions + shift))
     return Check("translation", _worst(moved, changes(task, system)), level, "by 65 units")
 
 
 def permutation(task: TokenRegression, system: Tokens, level: float = 1e-10) -> Check:
-    """Tokens of each sample in another order; networks with rotary encoding or axial grids read the order, and only repeat."""
+    """Tokens of each sample in another order; networks with rotary encoding or axial grids read the order, and only
+    repeat."""
     order = torch.cat([
         part[torch.randperm(len(part), generator=torch.Generator().manual_seed(0))]
         for part in torch.arange(system.num_tokens).split(system.counts.tolist())

@@ -92,7 +92,8 @@ def division(
     parts = (_count(valid, count), _count(test, count))
     if sum(parts) >= count:
         raise CovariumError(
-            f"{parts[0]} samples for validation and {parts[1]} for test are asked of {count}; 1 must remain for training"
+            f"{parts[0]} samples for validation and {parts[1]} for test are asked of {count}; at least 1 must remain "
+            "for training"
         )
     order = np.random.default_rng(seed).permutation(count).tolist()
     ends = (parts[0], sum(parts))

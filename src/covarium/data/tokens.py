@@ -3,11 +3,11 @@
 Three kinds of file, told apart by their keys (``token_file``):
 
 - the user's own npz: ``positions`` [B, N, 3] with ``vectors`` [B, N, V, 3], ``scalars`` [B, N, S], and at least one of
-  ``target_positions`` [B, N, 3], ``target_vectors`` [B, N, V', 3], ``target_scalars`` [B, N, S']; or everything packed, [N, …],
-  with ``counts`` [B], for samples of different sizes;
+  ``target_positions`` [B, N, 3], ``target_vectors`` [B, N, V', 3], ``target_scalars`` [B, N, S']; or everything
+  packed, [N, …], with ``counts`` [B], for samples of different sizes;
 - the n-body file of the code of Brehmer 2023, arXiv 2305.18415: ``m``, ``x_initial``, ``v_initial``, ``x_final``;
-- the artery file of J. Suk et al. 2022, arXiv 2109.04797 (HDF5): a group for each sample with ``pos`` [N, 3], ``face`` [F, 3],
-  ``wss`` [N, 3] and ``inlet_idcs`` (or ``inlet_idx``).
+- the artery file of J. Suk et al. 2022, arXiv 2109.04797 (HDF5): a group for each sample with ``pos`` [N, 3], ``face``
+  [F, 3], ``wss`` [N, 3] and ``inlet_idcs`` (or ``inlet_idx``).
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class TokenBatch:
     sources: list[tuple[str, int]]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenBatch:
-        """A copy on another device; ``dtype`` applies to the vectors and scalars of the system. Positions and targets stay
+        """A copy on another device; ``dtype`` applies to the vectors and scalars of the system. Positions and targets
+        stay
         float64: far from the origin centring them in less would lose digits."""
         targets = {name: target.to(device) for name, target in self.targets.items()}
         system = replace(self.system.to(device, dtype), positions=self.system.positions.to(device))
@@ -142,7 +143,8 @@ def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSa
     """All samples of the files, the first ``limit`` of each.
 
     Raises:
-        CovariumError: a file is missing, damaged, or of none of the kinds above; shapes do not fit; a number is not finite.
+        CovariumError: a file is missing, damaged, or of none of the kinds above; shapes do not fit; a number is not
+            finite.
     """
     samples: list[TokenSample] = []
     for path in paths:
@@ -203,7 +205,8 @@ def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> lis
         fits = len(rest) == len(tail) and all(b is None or a == b for a, b in zip(rest, tail, strict=True))
         if array.shape[: len(lead)] != lead or not fits:
             raise CovariumError(
-                f"{path}: '{name}' has shape {list(array.shape)}, expected {[*lead, *('n' if t is None else t for t in tail)]}"
+                f"{path}: '{name}' has shape {list(array.shape)}, expected "
+                f"{[*lead, *('n' if t is None else t for t in tail)]}"
             )
         flat[name] = array.reshape(-1, *rest).astype(np.float64)
     total = len(flat["positions"])
@@ -255,7 +258,8 @@ def _artery(group: Any, where: str, source: str, index: int) -> TokenSample:  # 
 def surface_sample(
     positions: np.ndarray, faces: np.ndarray, inlet: np.ndarray, shear: np.ndarray, source: str = "", index: int = 0
 ) -> TokenSample:
-    """A mesh as tokens: vertices [n, 3] with their normals, and distance from the inlet along edges; target the shear stress.
+    """A mesh as tokens: vertices [n, 3] with their normals, and distance from the inlet along edges; target the shear
+    stress.
 
     Args:
         positions: [n, 3].

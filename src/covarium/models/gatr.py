@@ -4,8 +4,8 @@ Brehmer, de Haan, Behrends, Cohen 2023, arXiv 2305.18415 (projective, with join:
 de Haan, Cohen, Brehmer 2023, arXiv 2311.04744 (Euclidean, projective without join, conformal). iP follows the official
 code where it differs from the paper, number by number; for the others no official code exists.
 
-Letters: T tokens of all samples, C multivector channels, S scalar channels, K components, R rows and m fibre elements of
-the space. Public functions take components last, [T, C, K], in the order of the algebra; inside they come first,
+Letters: T tokens of all samples, C multivector channels, S scalar channels, K components, R rows and m fibre elements
+of the space. Public functions take components last, [T, C, K], in the order of the algebra; inside they come first,
 [R, m·C, T], see ``layers.multivector``.
 
 | variant | algebra | product | attention sees | equivariant under |
@@ -15,9 +15,9 @@ the space. Public functions take components last, [T, C, K], in the order of the
 | iP | Cl(3, 0, 1) | geometric and join    | inner product and distances, 7 + 5      | SE(3) |
 | C  | Cl(4, 1)    | geometric             | inner product, 32 numbers, −distance²/2 | E(3)  |
 
-The networks of P and iP commute with all of Pin(3, 0, 1). Their points, trivectors, change sign under a mirror beside what
-the embedding of the mirrored position says, so for tokens the mirrors are lost. Attention runs through fused kernels,
-which have first derivatives only (see ``layers.multivector.attention.attend``).
+The networks of P and iP commute with all of Pin(3, 0, 1). Their points, trivectors, change sign under a mirror beside
+what the embedding of the mirrored position says, so for tokens the mirrors are lost. Attention runs through fused
+kernels, which have first derivatives only (see ``layers.multivector.attention.attend``).
 """
 
 from __future__ import annotations
@@ -70,10 +70,12 @@ class Config:
         in_mv_channels, in_s_channels: of tokens: 1 + vectors, and scalars.
         out_mv_channels, out_s_channels: of tokens: one per vector that comes out, and scalars.
         multi_query: one head of keys and values for all queries.
+        head_factor: a head has head_factor · channels / heads channels.
         activation: of gates and scalars.
         axial: N₂ where samples are grids of N₁ × N₂ tokens, rows one after another; blocks 0, 2, … attend along N₂,
             blocks 1, 3, … along N₁. None for attention between all tokens of a sample.
         rotary: positional encoding along the items; of an axial grid for (N₁, N₂).
+        rotary_base: of its frequencies.
         join_reference: ``data``, the mean of the inputs of each sample, or ``canonical``, 1.
         reinsert_mv_channels, reinsert_s_channels: inputs that queries and keys see again in each block.
     """
@@ -88,24 +90,24 @@ class Config:
     num_blocks: int = 6
     num_heads: int = 4
     multi_query: bool = True
+    head_factor: int = 2
     activation: Activation = "gelu"
     axial: int | None = None
     rotary: tuple[bool, ...] = (False,)
+    rotary_base: float = 4096
     join_reference: Literal["data", "canonical"] = "data"
     reinsert_mv_channels: tuple[int, ...] = ()
     reinsert_s_channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("in_mv_channels", "out_mv_channels", "hidden_mv_channels", "hidden_s_channels", "num_blocks",
-                     "num_heads", "axial"):  # fmt: skip
+                     "num_heads", "head_factor", "axial"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CovariumError(f"model.{name} must be at least 1, got {value}")
         for name in ("in_s_channels", "out_s_channels"):
             if getattr(self, name) < 0:
                 raise CovariumError(f"model.{name} must be 0 or more, got {getattr(self, name)}")
-        if VARIANTS[self.variant].join and self.hidden_mv_channels < 1:
-            raise CovariumError("model.hidden_mv_channels must be at least 1")
         if len(self.rotary) != (1 if self.axial is None else 2):
             raise CovariumError(f"model.rotary has one entry per axis, two with model.axial; got {self.rotary}")
         for name, allowed in (("mv", self.in_mv_channels), ("s", self.in_s_channels)):
@@ -140,9 +142,10 @@ class Block(nn.Module):
         self.axis = axis
         self.norm = EquiNorm(kind.space)
         self.attention = SelfAttention(
-            kind.space, c.hidden_mv_channels, c.hidden_s_channels, c.num_heads, multi_query=c.multi_query,
-            distances=kind.distances, rotary=c.rotary[axis if c.axial else 0],
-            extra_mv=len(c.reinsert_mv_channels), extra_s=len(c.reinsert_s_channels),
+            kind.space, (c.hidden_mv_channels, c.hidden_s_channels), c.num_heads, factor=c.head_factor,
+            multi_query=c.multi_query, distances=kind.distances,
+            rotary=c.rotary_base if c.rotary[axis if c.axial else 0] else None,
+            extra=(len(c.reinsert_mv_channels), len(c.reinsert_s_channels)),
         )  # fmt: skip
         self.mlp = GeoMLP(kind.space, c.hidden_mv_channels, c.hidden_s_channels, c.activation, join=kind.join)
 
@@ -159,9 +162,9 @@ class Block(nn.Module):
 class GATr(TokenModel):
     """``forward(tokens) -> TokenOutput``; ``network`` takes any multivectors.
 
-    A token's position becomes a point, each of its vectors a plane through it (in the Euclidean space both are vectors: centre
-    the positions). Each multivector that comes out is read as a vector, after the token was moved to the origin: so that the
-    answer is exactly equivariant without a division. Parameter names are the official ones.
+    A token's position becomes a point, each of its vectors a plane through it (in the Euclidean space both are
+    vectors: centre the positions). Each multivector that comes out is read as a vector, after the token was moved to
+    the origin: so that the answer is exactly equivariant without a division. Parameter names are the official ones.
     """
 
     def __init__(self, config: Config) -> None:
@@ -205,8 +208,8 @@ class GATr(TokenModel):
         return unstored(x, self.space), s
 
     def _reference(self, multivectors: Tensor, items: Items) -> Tensor:
-        """[T]: the e123 component of the mean over tokens and channels of each sample (official code; the paper writes the
-        pseudoscalar, which for points is zero), or 1."""
+        """[T]: the e123 component of the mean over tokens and channels of each sample (official code; the paper writes
+        the pseudoscalar, which for points is zero), or 1."""
         if self.config.join_reference == "canonical" or not VARIANTS[self.config.variant].join:
             return multivectors.new_ones(len(multivectors))
         own = multivectors[..., self.space.algebra.index[(1, 2, 3)]].mean(1)
@@ -223,8 +226,8 @@ class GATr(TokenModel):
         Raises:
             CovariumError: the tokens have other vectors or scalars than the Config says, or do not fill an axial grid.
         """
-        mv, s = self.network(self._embed(tokens), tokens.scalars if self.config.in_s_channels else None,
-                             Items.of(tokens, self.config.axial))  # fmt: skip
+        scalars = tokens.scalars if self.config.in_s_channels else None
+        mv, s = self.network(self._embed(tokens), scalars, Items.of(tokens, self.config.axial))
         return TokenOutput(self._read(mv, tokens), mv.new_zeros(len(mv), 0) if s is None else s)
 
     def _embed(self, tokens: Tokens) -> Tensor:
@@ -232,8 +235,8 @@ class GATr(TokenModel):
         c, found = self.config, (1 + tokens.vectors.shape[1], tokens.scalars.shape[1])
         if found != (c.in_mv_channels, c.in_s_channels):
             raise CovariumError(
-                f"tokens have {found[0] - 1} vectors and {found[1]} scalars, the model reads {c.in_mv_channels - 1} and "
-                f"{c.in_s_channels} (model.in_mv_channels − 1, model.in_s_channels)"
+                f"tokens have {found[0] - 1} vectors and {found[1]} scalars, the model reads {c.in_mv_channels - 1} "
+                f"and {c.in_s_channels} (model.in_mv_channels − 1, model.in_s_channels)"
             )
         p, v = tokens.positions, tokens.vectors
         if c.variant == "E":
@@ -243,8 +246,8 @@ class GATr(TokenModel):
         return torch.cat([objects.point(p).unsqueeze(1), planes], dim=1)
 
     def _read(self, mv: Tensor, tokens: Tokens) -> Tensor:
-        """[N, V', 3]: what is left of a point of weight w at x when its token p is moved to the origin, x − w p, and the
-        normal of a plane; both are vectors under the group."""
+        """[N, V', 3]: what is left of a point of weight w at x when its token p is moved to the origin, x − w p, and
+        the normal of a plane; both are vectors under the group."""
         p = tokens.positions.unsqueeze(1)
         match self.config.variant:
             case "E":

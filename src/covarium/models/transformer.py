@@ -1,7 +1,8 @@
-"""The plain transformer that GATr is measured against: no symmetry, the same tokens (Brehmer 2023, arXiv 2305.18415, App. C).
+"""The plain transformer that GATr is measured against: no symmetry, the same tokens (Brehmer 2023, arXiv 2305.18415,
+App. C).
 
-Pre-norm blocks, norms without parameters, exact GELU, hidden width twice the channels. Letters: T tokens of all samples, C
-channels, H heads.
+Pre-norm blocks, norms without parameters, exact GELU, hidden width twice the channels. Letters: T tokens of all
+samples, C channels, H heads.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from covarium.systems import TokenModel, TokenOutput, Tokens
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes and switches; defaults are sized for a CPU, the published n-body baseline has 384 channels, 10 blocks, 8 heads.
+    """Sizes and switches; defaults are sized for a CPU, the published n-body baseline has 384 channels, 10 blocks, 8
+    heads.
 
     Attributes:
         in_channels: numbers of a token: 3 for its position, 3 for each vector, its scalars.
         out_vectors, out_scalars: what comes out, 3 channels for each vector.
         multi_query: one head of keys and values for all queries.
-        axial, rotary: see ``covarium.models.gatr.Config``.
+        head_factor: a head has head_factor · channels / heads channels.
+        axial, rotary, rotary_base: see ``covarium.models.gatr.Config``.
     """
 
     in_channels: int = 3
@@ -37,11 +40,13 @@ class Config:
     num_blocks: int = 6
     num_heads: int = 4
     multi_query: bool = False
+    head_factor: int = 1
     axial: int | None = None
     rotary: tuple[bool, ...] = (False,)
+    rotary_base: float = 4096
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "hidden_channels", "num_blocks", "num_heads", "axial"):
+        for name in ("in_channels", "hidden_channels", "num_blocks", "num_heads", "head_factor", "axial"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CovariumError(f"model.{name} must be at least 1, got {value}")
@@ -71,7 +76,7 @@ class Attention(nn.Module):
     def __init__(self, config: Config, rotary: bool) -> None:
         super().__init__()
         c = self.config = config
-        self.width = c.hidden_channels // c.num_heads
+        self.width = c.head_factor * (c.hidden_channels // c.num_heads)
         if rotary:
             self.width = max((self.width + 1) // 2 * 2, 16)
         everything = c.num_heads * self.width
@@ -81,7 +86,7 @@ class Attention(nn.Module):
             else {"linear": 3 * everything}
         )
         self.qkv_linear = nn.ModuleDict({name: nn.Linear(c.hidden_channels, width) for name, width in widths.items()})
-        self.pos_encoding = RotaryEncoding(self.width) if rotary else None
+        self.pos_encoding = RotaryEncoding(self.width, c.rotary_base) if rotary else None
         self.out_linear = nn.Linear(everything, c.hidden_channels)
 
     def forward(self, x: Float[Tensor, "T C"], items: Items, axis: int) -> Float[Tensor, "T C"]:

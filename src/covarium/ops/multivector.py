@@ -1,9 +1,9 @@
 """Sparse products and block-wise linear maps of multivectors that are stored component by component.
 
 Letters: R rows and m fibre elements (K = R m components, see ``algebra.spaces``), J row blocks, C channels, T tokens,
-S scalar channels. Multivectors are [R, m·C, T], the fibre outermost in the middle, so that the C·T numbers of one component
-lie together: a product is a sequence of multiply-adds of whole components, a linear map one small matrix per row.
-Scalars are [T, S].
+S scalar channels. Multivectors are [R, m·C, T], the fibre outermost in the middle, so that the C·T numbers of one
+component lie together: a product is a sequence of multiply-adds of whole components, a linear map one small matrix per
+row. Scalars are [T, S].
 """
 
 from __future__ import annotations
@@ -102,9 +102,16 @@ class LinearWeights(NamedTuple):
 
 class _BlockLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: Tensor | None, sizes: tuple[int, ...], *weights: Tensor | None) -> Any:  # noqa: ANN401
-        w = LinearWeights(*weights)
-        ctx.save_for_backward(x, s, *weights)
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        s: Tensor | None,
+        sizes: tuple[int, ...],
+        blocks: Tensor,
+        *rest: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        w = LinearWeights(blocks, *rest)
+        ctx.save_for_backward(x, s, blocks, *rest)
         ctx.sizes = sizes
         y = torch.bmm(_repeat(w.blocks, sizes), x)
         one = y[0]  # its first O rows are the component 1
@@ -123,8 +130,8 @@ class _BlockLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, gs: Tensor | None) -> tuple[Any, ...]:  # noqa: ANN401
-        x, s, *weights = ctx.saved_tensors
-        w, sizes = LinearWeights(*weights), ctx.sizes
+        x, s, blocks, *rest = ctx.saved_tensors
+        w, sizes = LinearWeights(blocks, *rest), ctx.sizes
         need = ctx.needs_input_grad
         grads: list[Tensor | None] = [None] * 6
         by_x = torch.bmm(_repeat(w.blocks, sizes).transpose(1, 2), gy) if need[0] else None

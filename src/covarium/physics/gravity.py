@@ -1,9 +1,9 @@
 """Newtonian gravity of a star and its planets, and random systems as in the n-body experiment of GATr.
 
 Units with G = 1. Letters: B systems, N bodies. Brehmer 2023, arXiv 2305.18415, Sec. 4.1 and its code for the numbers:
-masses of the star log-uniform in 1…10, of planets in 0.01…0.1; planets at distances 0.1…1 from the star, uniform over the
-area of that ring, in one plane, on circular orbits of random sense plus velocity noise 0.01; the whole system turned at
-random, and shifted with standard deviation 20 (for the shifted domain by 200 along x besides); 100 steps of
+masses of the star log-uniform in 1…10, of planets in 0.01…0.1; planets at distances 0.1…1 from the star, uniform over
+the area of that ring, in one plane, on circular orbits of random sense plus velocity noise 0.01; the whole system
+turned at random, and shifted with standard deviation 20 (for the shifted domain by 200 along x besides); 100 steps of
 semi-implicit Euler over 0.1 units of time; systems in which a body moves further than 2 are dropped.
 """
 
@@ -52,13 +52,13 @@ class NBody:
     def __post_init__(self) -> None:
         if self.planets < 1 or self.steps < 1 or not self.time > 0:
             raise CovariumError(
-                f"n-body systems need planets ≥ 1, steps ≥ 1 and time > 0, got {self.planets}, {self.steps}, {self.time}"
+                f"n-body needs planets ≥ 1, steps ≥ 1 and time > 0, got {self.planets}, {self.steps} and {self.time}"
             )
 
 
 def accelerations(masses: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """[B, N, 3] Σ_j m_j (r_j − r_i) / |r_j − r_i|³ of masses [B, N] at positions [B, N, 3]; bodies in one place feel none
-    of each other."""
+    """[B, N, 3] Σ_j m_j (r_j − r_i) / |r_j − r_i|³ of masses [B, N] at positions [B, N, 3]; bodies in one place feel
+    none of each other."""
     separation = positions[:, None] - positions[:, :, None]
     square = (separation**2).sum(-1)
     cube = np.where(square > 0, square, 1.0) ** 1.5
@@ -112,8 +112,8 @@ def _joined(parts: list[Bodies], count: int) -> Bodies:
 
 def _initial(settings: NBody, count: int, rng: np.random.Generator, shifted: bool) -> Bodies:
     planets = settings.planets
-    star = np.exp(rng.uniform(*np.log(settings.star_mass), (count, 1)))
-    masses = np.concatenate([star, np.exp(rng.uniform(*np.log(settings.planet_mass), (count, planets)))], axis=1)
+    star = _log_uniform(settings.star_mass, (count, 1), rng)
+    masses = np.concatenate([star, _log_uniform(settings.planet_mass, (count, planets), rng)], axis=1)
     radius = np.sqrt(rng.uniform(settings.radius[0] ** 2, settings.radius[1] ** 2, (count, planets)))
     angle = rng.uniform(0, 2 * np.pi, (count, planets))
     x = np.zeros((count, planets + 1, 3))
@@ -131,6 +131,10 @@ def _initial(settings: NBody, count: int, rng: np.random.Generator, shifted: boo
     if shifted:
         x[..., 0] += settings.domain_shift
     return Bodies(masses, x, v)
+
+
+def _log_uniform(limits: tuple[float, float], shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return np.exp(rng.uniform(np.log(limits[0]), np.log(limits[1]), shape))
 
 
 def _rotations(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Viscous flow through straight and curved tubes of varying radius: shear stress on the wall in closed form.
 
-Letters: s arc length along the centre line, θ angle around it (0 on the outer side of a bend), R(s) radius, κ curvature of
-the centre line, μ viscosity, Q volume flow.
+Letters: s arc length along the centre line, θ angle around it (0 on the outer side of a bend), R(s) radius, κ
+curvature of the centre line, μ viscosity, Q volume flow.
 
-Poiseuille's flow has τ = 4 μ Q / (π R³). Where R varies slowly the same holds locally (lubrication; exact to first order in
-R'). In a bend, creeping flow has to first order in κ R the axial velocity w = w₀(1 − r²/R²)(1 − ¾ κ r cos θ): the solution of
-∇²w + κ ∂w/∂x − κ²w = −G/(1 + κx), x = r cos θ, with w = 0 on the wall. Its shear is τ = 4 μ Q / (π R³) · (1 − ¾ κ R cos θ),
-larger on the inner side. Inertia (W. R. Dean, Phil. Mag. 4, 208 (1927)) is left out.
+Poiseuille's flow has τ = 4 μ Q / (π R³). Where R varies slowly the same holds locally (lubrication; exact to first
+order in R'). In a bend, creeping flow has to first order in κ R the axial velocity w = w₀(1 − r²/R²)(1 − ¾ κ r cos θ):
+the solution of ∇²w + κ ∂w/∂x − κ²w = −G/(1 + κx), x = r cos θ, with w = 0 on the wall. Its shear is τ = 4 μ Q / (π R³)
+· (1 − ¾ κ R cos θ), larger on the inner side. Inertia (W. R. Dean, Phil. Mag. 4, 208 (1927)) is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from covarium.errors import CovariumError
 
 
 class Wall(NamedTuple):
-    """A triangulated wall: positions, outward normals and shear stress [N, 3], faces [F, 3], inlet: indices of vertices."""
+    """A triangulated wall: positions, outward normals and shear stress [N, 3], faces [F, 3], inlet: indices of
+    vertices."""
 
     positions: np.ndarray
     normals: np.ndarray

@@ -108,8 +108,10 @@ class Tokens:
             raise CovariumError("a batch needs at least one sample, got none")
         counts = torch.cat([s.counts for s in samples])
         batch = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        parts = ([getattr(s, name) for s in samples] for name in ("positions", "vectors", "scalars"))
-        return Tokens(*[torch.cat(part) for part in parts], batch, counts)
+        positions, vectors, scalars = (
+            torch.cat([getattr(s, name) for s in samples]) for name in ("positions", "vectors", "scalars")
+        )
+        return Tokens(positions, vectors, scalars, batch, counts)
 
 
 def token_cost(tokens: int) -> int:

@@ -1,8 +1,8 @@
 """The token task: new positions, vectors or scalars of every token, from a model of tokens.
 
-Inputs are centred on the mean of their sample (in float64), divided by constants of the training data, and answers restored:
-a position comes out as p + δ · vector. So translations are exact for every model with ``centre``, and float32 is enough far
-from the origin. Letters: N tokens, B samples.
+Inputs are centred on the mean of their sample (in float64), divided by constants of the training data, and answers
+restored: a position comes out as p + δ · vector. So translations are exact for every model with ``centre``, and
+float32 is enough far from the origin. Letters: N tokens, B samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LOSSES = ("mae", "mse")
 
 @dataclass(frozen=True)
 class TokenTerm:
-    """One term of the loss: ``mae`` or ``mse`` over components of errors in units of the target's scale, and its weight."""
+    """One term of the loss: ``mae`` or ``mse`` over components of errors in units of the target's scale, and its
+    weight."""
 
     loss: str = "mse"
     weight: float = 1.0
@@ -63,7 +64,8 @@ class Scaling:
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """Answers for N tokens, those that the task was made for: positions [N, 3] float64, vectors [N, V', 3], scalars [N, S']."""
+    """Answers for N tokens, those that the task was made for: positions [N, 3] float64, vectors [N, V', 3], scalars
+    [N, S']."""
 
     positions: Tensor | None = None
     vectors: Tensor | None = None
@@ -143,8 +145,8 @@ class TokenRegression(nn.Module):
         found, own = (system.vectors.shape[1], system.scalars.shape[1]), (len(s.vectors), len(s.scalars))
         if found != own:
             raise CovariumError(
-                f"the samples have {found[0]} vectors and {found[1]} scalars per token, this model was trained on {own[0]} "
-                f"and {own[1]}"
+                f"the samples have {found[0]} vectors and {found[1]} scalars per token, this model was trained on "
+                f"{own[0]} and {own[1]}"
             )
         x = system.positions.double()
         if self.centre:
@@ -247,7 +249,7 @@ class TokenRegression(nn.Module):
         expected = {"targets", "scaling", "terms", "centre"}
         if given.keys() != expected:
             raise CovariumError(f"description of a token task has keys {sorted(given)}, expected {sorted(expected)}")
-        scaling = {k: tuple(v) if isinstance(v, list) else v for k, v in given["scaling"].items()}
+        scaling: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["scaling"].items()}
         return cls(
             model,
             targets=tuple(given["targets"]),

@@ -139,11 +139,12 @@ def model_of(name: str, system: str) -> tuple[Any, Any]:
     Raises:
         CovariumError: no such model, or none that reads this kind of system.
     """
-    fitting = sorted(n for n, (model, _) in MODELS.items() if model.system == system)
-    if name in MODELS and name not in fitting:
+    models: dict[str, tuple[Any, Any]] = dict(MODELS)
+    fitting = sorted(n for n, (model, _) in models.items() if model.system == system)
+    if name in models and name not in fitting:
         raise CovariumError(f"model '{name}' does not read {system}; those that do: {', '.join(fitting)}")
     check_name(name, fitting, f"model '{name}'")
-    return MODELS[name]
+    return models[name]
 
 
 def divide(config: RunConfig) -> Parts:

@@ -98,15 +98,15 @@ def load(
         dtype: ``"float32"``, ``"float64"``; None for that of the file.
 
     Raises:
-        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the task
-            is none of energies.
+        CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
+            task is none of energies.
     """
     read = load_task(path, device=device, dtype=dtype)
     if not isinstance(read.task, Potential):
         kind = read.header["task"]["kind"]
         raise CovariumError(
-            f"{read.path} answers questions of the kind '{kind}', not energies and forces; for it there are evaluate, info "
-            "and check model, and covarium.workflows.loaded.load_task in Python"
+            f"{read.path} answers questions of the kind '{kind}', not energies and forces; for it there are evaluate, "
+            "info and check model, and covarium.workflows.loaded.load_task in Python"
         )
     return LoadedPotential(read.task, read.header, read.path)
 

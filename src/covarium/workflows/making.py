@@ -57,7 +57,7 @@ def write_tubes(path: Path, samples: int, rings: int, around: int, seed: int) ->
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     def save(place: Path) -> None:
         with place.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, save)

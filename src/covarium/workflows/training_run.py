@@ -143,7 +143,7 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     card = {"covarium": __version__, "torch": torch.__version__, "run": plan.config.model_dump(mode="json")}
     frames = {"training_frames": len(plan.train), "validation_frames": len(plan.valid)}
 
-    def save_best(task: Any, row: Mapping[str, Any]) -> None:
+    def save_best(task: Any, row: Mapping[str, Any]) -> None:  # noqa: ANN401 - the kind's own class
         # without the clock, so that the same run gives the same file
         measured = {name: value for name, value in row.items() if name != "time"}
         checkpoint.save(out / BEST, task, {**card, **frames, **measured})

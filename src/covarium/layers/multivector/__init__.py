@@ -1,7 +1,7 @@
 """Layers on multivectors [R, m·C, T] and scalars [T, S], equivariant under the group of their space.
 
-Letters: R rows and m fibre elements of the space (K = R m components), C multivector channels, T tokens of all samples one
-after another, S scalar channels, H heads, D channels of a head. See ``ops.multivector`` for the order of storage.
+Letters: R rows and m fibre elements of the space (K = R m components), C multivector channels, T tokens of all samples
+one after another, S scalar channels, H heads, D channels of a head. See ``ops.multivector`` for the order of storage.
 """
 
 from __future__ import annotations

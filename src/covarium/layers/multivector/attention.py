@@ -23,7 +23,6 @@ from covarium.ops.gather import gather, scatter_sum
 from covarium.systems import Tokens
 
 DISTANCE_EPS = 1e-3
-ROTARY_BASE = 4096
 
 
 class Items(NamedTuple):
@@ -119,8 +118,8 @@ def attend(
 class Features(ExactConstants):
     """Queries and keys whose dot product is the invariant attention logit of multivectors.
 
-    The inner product of the algebra; with ``distances`` (projective space) its e123 part is replaced by features φ(q)·ψ(k)
-    = −w |p_q − p_k|² of points, with (p, w₀) the trivector scaled by w₀/(w₀² + 1e-3).
+    The inner product of the algebra; with ``distances`` (projective space) its e123 part is replaced by features
+    φ(q)·ψ(k) = −w |p_q − p_k|² of points, with (p, w₀) the trivector scaled by w₀/(w₀² + 1e-3).
     """
 
     signs: Tensor
@@ -172,53 +171,55 @@ def tokens_first(x: Float[Tensor, "F H c T"]) -> Float[Tensor, "T H Fc"]:
 class SelfAttention(nn.Module):
     """Queries, keys and values by equivariant linear maps, attention, and a linear map of all heads.
 
-    Widths of a head (official code): 2·C/H multivector channels, at least 1, and 2·S/H scalar ones, at least 4 (with rotary
-    encoding even and at least 8).
+    Widths of a head (official code): factor·C/H multivector channels, at least 1, and factor·S/H scalar ones, at least
+    4 (with rotary encoding even and at least 8).
 
     Args:
         space: of the multivectors.
-        mv, s: channels in and out.
+        channels: of multivectors and scalars, in and out.
         heads: H.
         multi_query: one head of keys and values for all queries.
         distances: see ``Features``.
-        rotary: turn scalar queries and keys by angles proportional to the item's place (Su 2021, arXiv 2104.09864).
-        extra_mv, extra_s: more channels for queries and keys (and, as in the official code, for the values unless
-            multi-query), the reinserted inputs.
+        factor: of the widths of a head.
+        rotary: turn scalar queries and keys by angles proportional to the item's place (Su 2021, arXiv 2104.09864);
+            the base of the frequencies, or None.
+        extra: more multivector and scalar channels for queries and keys (and, as in the official code, for the values
+            unless multi-query), the reinserted inputs.
     """
 
     def __init__(
         self,
         space: Space,
-        mv: int,
-        s: int,
+        channels: tuple[int, int],
         heads: int,
         *,
         multi_query: bool,
         distances: bool,
-        rotary: bool = False,
-        extra_mv: int = 0,
-        extra_s: int = 0,
+        factor: int = 2,
+        rotary: float | None = None,
+        extra: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
+        mv, s = channels
         self.space, self.heads, self.multi_query = space, heads, multi_query
-        self.extra = bool(extra_mv or extra_s)
-        self.mv, self.s = max(2 * mv // heads, 1), max(2 * s // heads, 4)
-        if rotary:
+        self.extra = any(extra)
+        self.mv, self.s = max(factor * mv // heads, 1), max(factor * s // heads, 4)
+        if rotary is not None:
             self.s = max((self.s + 1) // 2 * 2, 8)
         one, all_heads = (self.mv, self.s), (heads * self.mv, heads * self.s)
         self.qkv_module = nn.ModuleDict()
         if multi_query:
             for name, (out_mv, out_s) in (("q_linear", all_heads), ("k_linear", one), ("v_linear", one)):
-                more = (0, 0) if name == "v_linear" else (extra_mv, extra_s)
+                more = (0, 0) if name == "v_linear" else extra
                 self.qkv_module[name] = EquiLinear(space, mv + more[0], out_mv, s + more[1], out_s)
         else:
             self.qkv_module["in_linear"] = EquiLinear(
-                space, mv + extra_mv, 3 * all_heads[0], s + extra_s, 3 * all_heads[1]
+                space, mv + extra[0], 3 * all_heads[0], s + extra[1], 3 * all_heads[1]
             )
         # the official code starts all weights of distances at one
         self.attention = nn.ParameterDict({"log_weights": torch.zeros(heads, 1, self.mv)} if distances else {})
         self.features = Features(space, distances=distances)
-        self.pos_encoding = RotaryEncoding(self.s) if rotary else None
+        self.pos_encoding = None if rotary is None else RotaryEncoding(self.s, rotary)
         self.out_linear = EquiLinear(space, *(all_heads[0], mv, all_heads[1], s), init="small")
 
     def forward(
@@ -244,14 +245,14 @@ class SelfAttention(nn.Module):
     def _projected(self, x: Tensor, s: Tensor, extra: tuple[Tensor, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
         """Queries, keys and values: multivectors [R, m, heads, c, T] and scalars [T, heads, s]."""
         more = (x, s) if extra is None else (self._wider(x, extra[0]), torch.cat([s, extra[1]], dim=1))
-        h, modules = self.heads, self.qkv_module
+        h = self.heads
         if not self.multi_query:
-            layer = modules["in_linear"]
+            layer = self._linear("in_linear")
             y, t = layer.using(layer.weights().heads_first(3, h), *more)
             assert t is not None
             mv, scalars = self._parts(y, 3 * h), t.unflatten(1, (3 * h, self.s))
             return list(zip(mv.split(h, dim=2), scalars.split(h, dim=1), strict=True))
-        q, k, v = (modules[name] for name in ("q_linear", "k_linear", "v_linear"))
+        q, k, v = (self._linear(name) for name in ("q_linear", "k_linear", "v_linear"))
         weights = [q.weights().heads_first(1, h), k.weights()]
         if not self.extra:
             weights.append(v.weights())
@@ -265,6 +266,11 @@ class SelfAttention(nn.Module):
             assert t is not None
             found.append((self._parts(y, 1), t.unflatten(1, (1, self.s))))
         return found
+
+    def _linear(self, name: str) -> EquiLinear:
+        layer = self.qkv_module[name]
+        assert isinstance(layer, EquiLinear)
+        return layer
 
     def _parts(self, y: Tensor, heads: int) -> Tensor:
         return y.unflatten(1, (self.space.fibre, heads, self.mv))
@@ -283,13 +289,13 @@ class SelfAttention(nn.Module):
 
 
 class RotaryEncoding(ExactConstants):
-    """Pairs (i, i + s/2) of scalar channels turned by place · 4096^(−2i/s)."""
+    """Pairs (i, i + s/2) of scalar channels turned by place · base^(−2i/s)."""
 
     inv_freq: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, base: float) -> None:
         super().__init__()
-        self.constant("inv_freq", ROTARY_BASE ** (-np.arange(0, channels, 2) / channels))
+        self.constant("inv_freq", float(base) ** (-np.arange(0, channels, 2) / channels))
 
     def forward(self, s: Float[Tensor, "T H s"], items: Items, axis: int = 1) -> Float[Tensor, "T H s"]:
         """The place of an item is counted from 0 along its axis of the sample."""

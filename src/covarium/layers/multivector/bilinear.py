@@ -20,8 +20,9 @@ Activation = Literal["gelu", "relu", "sigmoid"]
 class GeometricBilinear(nn.Module):
     """linear(concat(left · right, ref · join(left', right'))) (Brehmer 2023, arXiv 2305.18415, Eq. 5).
 
-    As in the official code, and unlike the paper, each product has two projections of its own, half as wide as the output,
-    the join is multiplied by the e123 component of the reference (the paper says pseudoscalar), and the last map reads the
+    As in the official code, and unlike the paper, each product has two projections of its own, half as wide as the
+    output, the join is multiplied by the e123 component of the reference (the paper says pseudoscalar), and the last
+    map reads the
     *input* scalars. Without the join the products are as wide as the output.
     """
 

@@ -31,19 +31,19 @@ class Weights(NamedTuple):
     @staticmethod
     def join(parts: Sequence[Weights]) -> Weights:
         """Several maps of one input as one map, outputs one after another."""
-        joined = []
-        for column in zip(*parts, strict=True):
+        rest = []
+        for column in zip(*[part[1:] for part in parts], strict=True):
             present = [entry for entry in column if entry is not None]
-            joined.append(torch.cat(present) if present else None)
-        return Weights(*joined)
+            rest.append(torch.cat(present) if present else None)
+        return Weights(torch.cat([part.coefficients for part in parts]), *rest)
 
     def heads_first(self, groups: int, heads: int) -> Weights:
         """Output channels (group, channel, head) in the order (group, head, channel)."""
 
-        def turn(w: Tensor | None) -> Tensor | None:
-            return None if w is None else w.unflatten(0, (groups, -1, heads)).transpose(1, 2).flatten(0, 2)
+        def turn(w: Tensor) -> Tensor:
+            return w.unflatten(0, (groups, -1, heads)).transpose(1, 2).flatten(0, 2)
 
-        return Weights(*[turn(w) for w in self])
+        return Weights(turn(self.coefficients), *[None if w is None else turn(w) for w in self[1:]])
 
 
 class EquiLinear(ExactConstants):

@@ -18,8 +18,8 @@ EPS = 0.01
 class EquiNorm(ExactConstants):
     """x / √max(mean over channels of |x|², 0.01), and layer norm of the scalars.
 
-    |x|² is ⟨x, x⟩ where the metric is positive or null; where it is indefinite, Σ_k |⟨⟨x⟩_k, ⟨x⟩_k⟩| over grades (de Haan
-    2023, arXiv 2311.04744, App. E), as the sum over grades could cancel.
+    |x|² is ⟨x, x⟩ where the metric is positive or null; where it is indefinite, Σ_k |⟨⟨x⟩_k, ⟨x⟩_k⟩| over grades
+    (de Haan 2023, arXiv 2311.04744, App. E), as the sum over grades could cancel.
     """
 
     metric: Tensor
