@@ -64,7 +64,8 @@ def test_spheres_and_circles(p: Tensor, n: Tensor, radius: Tensor, size: Tensor)
         assert abs(float(space.algebra.inner(on, space.sphere(p, radius)))) < 1e-9
         # X ⌋ (S ∧ π) = (X·S) π − (X·π) S
         left = (
-            space.algebra.multiply(on, space.circle(p, n, radius)) - space.algebra.multiply(space.circle(p, n, radius), on)
+            space.algebra.multiply(on, space.circle(p, n, radius))
+            - space.algebra.multiply(space.circle(p, n, radius), on)
         ) / 2
         assert float(space.algebra.grade(left, 1).abs().max()) < 1e-9
 

@@ -50,7 +50,9 @@ def test_other_groups() -> None:
     assert len(equivariant_maps(LORENTZ, mirrors=False)) == 10
     everything = Space("Pin(4,1)", Clifford(4, 1), (0, 1, 2, 3, 4))
     assert len(equivariant_maps(everything)) == 6
-    rotations = [len(equivariant_maps(s, mirrors=m, translations=False)) for s in (PROJECTIVE, CONFORMAL) for m in (1, 0)]
+    rotations = [
+        len(equivariant_maps(s, mirrors=m, translations=False)) for s in (PROJECTIVE, CONFORMAL) for m in (1, 0)
+    ]
     assert rotations == [16, 32, 64, 128]
 
 

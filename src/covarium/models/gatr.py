@@ -94,7 +94,7 @@ class Config:
     activation: Activation = "gelu"
     axial: int | None = None
     rotary: tuple[bool, ...] = (False,)
-    rotary_base: float = 4096
+    rotary_base: float = 4096.0
     join_reference: Literal["data", "canonical"] = "data"
     reinsert_mv_channels: tuple[int, ...] = ()
     reinsert_s_channels: tuple[int, ...] = ()

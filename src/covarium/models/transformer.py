@@ -43,7 +43,7 @@ class Config:
     head_factor: int = 1
     axial: int | None = None
     rotary: tuple[bool, ...] = (False,)
-    rotary_base: float = 4096
+    rotary_base: float = 4096.0
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "hidden_channels", "num_blocks", "num_heads", "head_factor", "axial"):
