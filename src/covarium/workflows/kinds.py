@@ -124,16 +124,12 @@ def kind_of(config: RunConfig) -> str:
     """The kind of a run: tokens as stated or by the keys of the first file, else as the task says.
 
     Raises:
-        CovariumError: a task that does not fit the data, or two tasks.
+        CovariumError: a task that does not fit the data.
     """
     data, task = config.data, config.task
     tokens = data.kind == "tokens" or (data.kind is None and bool(data.train) and token_file(data.train[0]))
-    asked = [f"task.kind={task.kind}"] * (task.kind != "potential")
-    asked += ["task.property"] * (task.property is not None)
-    if tokens and asked:
-        raise CovariumError(f"{asked[0]} is a task for structures, and these data are tokens; leave it out")
-    if len(asked) > 1:
-        raise CovariumError(f"{' and '.join(asked)} are two different tasks; leave one out")
+    if tokens and (task.kind != "potential" or task.property is not None):
+        raise CovariumError("task.kind and task.property ask for what structures have, and these data are tokens")
     return "tokens" if tokens else "potential" if task.property is None else "property"
 
 

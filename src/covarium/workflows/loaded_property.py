@@ -96,7 +96,7 @@ def predict_values(
 def about_property(task: Property) -> dict[str, str]:
     """What its values mean, in words."""
     meaning = task.semantics
-    return {"property": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
+    return {"values": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
 
 
 def describe_property(task: Property) -> list[tuple[str, str, str]]:

@@ -42,6 +42,7 @@ from covarium.workflows.inference import (
     refuse_unread,
     training_settings,
 )
+from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "torchmd_et"  # it has heads for vectors and moments too
 
@@ -72,8 +73,10 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
     model_class, config_class = model_of(name, "atoms")
+    if config.task.kind != "potential" or config.task.denoising is not None:
+        raise CovariumError("task.kind and task.denoising are of potentials; remove them, or task.property")
     given = {key: value for key, value in config.model.items() if key != "name"}
-    build(config_class, given, "model")
+    cutoff = build(config_class, given, "model").spec.cutoff
     build(Settings, {"steps": 1, **config.training}, "training")
 
     term = _term(config)
@@ -81,6 +84,7 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     task = config.task.model_copy(update={"terms": {"property": term}})
     config = config.model_copy(update={"data": data, "task": task})
     parts = divide(config)
+    doubts = look_over(parts.train, (parts.valid, parts.test), cutoff, config.data.accept)
     choice = _choose(asked, config, parts.train, config_class, name)
     if choice.output is not None:
         given["output"] = choice.output
@@ -118,7 +122,7 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, sizes, choice, built, told),
-        notes=[*parts.reading.left_out, *learnt.references.notes],
+        notes=[*parts.reading.left_out, *doubts, *learnt.references.notes],
         task=built,
         train=train,
         valid=FrameDataset(parts.valid, spec, dtype),
@@ -227,7 +231,7 @@ def _findings(
         *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
         ("readout", READOUTS[task.readout], choice.reason),
         *([("references", references, "of the elements")] if any(task.references.values()) else []),
-        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", "measured"),
+        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", told if asked.task.scale else "measured"),
         ("model", f"{config.model['name']}, {parameters:,} parameters", shown),
         ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
         *degree_rows(asked, config, sizes, told),
