@@ -19,6 +19,7 @@ from comparison import Comparison, largest
 from family_equiformer import equiformer
 from family_equiformer_v2 import equiformer_v2
 from family_equiformer_v3 import equiformer_v3
+from family_gatr import gatr
 from family_torchmd_et import torchmd_et
 
 from covarium.errors import CovariumError
@@ -27,6 +28,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
     "equiformer": (equiformer, 1e-9),
     "equiformer_v2": (equiformer_v2, 1e-9),
     "equiformer_v3": (equiformer_v3, 1e-9),
+    "gatr": (gatr, 1e-10),
     "torchmd_et": (torchmd_et, 1e-9),
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
@@ -19,6 +19,7 @@ from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
+M = TypeVar("M")
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
 # stress is a hundredth of a force.
@@ -57,16 +58,18 @@ class Plan:
         train, valid: what is learnt from, and what chooses the best model.
         test: frames for the error table, perhaps none.
         settings: of the training loop.
+        kind: of question and data, an entry of ``KINDS``.
     """
 
     config: RunConfig
     findings: list[Finding]
     notes: list[str]
-    task: Potential | Property
-    train: FrameDataset
-    valid: FrameDataset
-    test: list[Frame]
+    task: Any  # of the kind's own class, as are the data sets
+    train: Any
+    valid: Any
+    test: Sequence[Any]
     settings: Settings
+    kind: str = "potential"
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
-    model_class, config_class = MODELS[name]
+    model_class, config_class = model_of(name, "atoms")
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
@@ -112,7 +114,7 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
-            "data": config.data.model_copy(update=data),
+            "data": config.data.model_copy(update={"kind": "atoms", **data}),
             "model": {"name": name, **asdict(model_config)},
             "task": task_config,
             "training": {**asdict(settings), "betas": list(settings.betas)},
@@ -131,6 +133,28 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
         test=parts.test,
         settings=settings,
     )
+
+
+def next_commands(folder: str) -> list[str]:
+    """What a user types after training."""
+    return [
+        f"covarium evaluate {folder} FILE",
+        f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
+        f"covarium relax {folder} STRUCTURE",
+    ]
+
+
+def model_of(name: str, system: str) -> tuple[Any, Any]:
+    """The model and its Config.
+
+    Raises:
+        CovariumError: no such model, or none that reads this kind of system.
+    """
+    fitting = sorted(n for n, (model, _) in MODELS.items() if model.system == system)
+    if name in MODELS and name not in fitting:
+        raise CovariumError(f"model '{name}' does not read {system}; those that do: {', '.join(fitting)}")
+    check_name(name, fitting, f"model '{name}'")
+    return MODELS[name]
 
 
 def divide(config: RunConfig) -> Parts:
@@ -211,7 +235,7 @@ def _terms(given: TaskSection, labels: Container[str], model: AtomModel) -> dict
     return terms
 
 
-def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
+def initial_model(model_class: Callable[[Any], M], config: object, seed: int, dtype: torch.dtype) -> M:
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):

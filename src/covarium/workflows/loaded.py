@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from covarium.simulation import Calculator
 
 BEST = "best.safetensors"
+# of the columns of a log, those that say how good a model is
+ERRORS = (
+    "energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae", "property_mae",
+    "positions_mse", "vectors_mse", "scalars_mse",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,15 @@ class AtomsPrediction:
     energy: float
     forces: np.ndarray
     stress: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A trained task of any kind: itself, the header of its file, the file."""
+
+    task: Any
+    header: dict[str, Any]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class LoadedPotential:
 def load(
     path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> LoadedPotential:
-    """A potential that ``covarium train`` made.
+    """A potential that ``covarium train`` made; see ``load_task`` for tasks of other kinds.
 
     Args:
         path: a ``.safetensors`` file, or the folder of a run, whose best model is taken.
@@ -91,21 +105,31 @@ def load(
 
     Raises:
         CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
-            dtype is another one; the model predicts a property, not energies.
+            dtype is another one; the task is none of energies.
     """
-    read, file = read_model(path, device, dtype)
-    if not isinstance(read.task, Potential):
-        raise CovariumError(
-            f"{file} predicts the property '{read.task.semantics.name}' and has neither energies nor forces; it serves "
-            "`covarium evaluate`, `predict` and `info`"
-        )
-    return LoadedPotential(read.task, read.header, file)
+    return as_potential(load_task(path, device=device, dtype=dtype))
 
 
-def read_model(
-    path: Path | str, device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[checkpoint.Checkpoint, Path]:
-    """A trained task of any kind, and its file; see ``load``."""
+def as_potential(loaded: LoadedTask) -> LoadedPotential:
+    """
+    Raises:
+        CovariumError: the task is none of energies.
+    """
+    if not isinstance(loaded.task, Potential):
+        raise CovariumError(refusal(loaded))
+    return LoadedPotential(loaded.task, loaded.header, loaded.path)
+
+
+def refusal(loaded: LoadedTask) -> str:
+    """What to say of a task that does not serve what was asked."""
+    kind = loaded.header["task"]["kind"]
+    return f"{loaded.path} answers questions of the kind '{kind}', not energies and forces, and does not serve this"
+
+
+def load_task(
+    path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> LoadedTask:
+    """Whatever ``covarium train`` made; arguments and errors as of ``load``."""
     file = model_file(Path(path))
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -116,8 +140,7 @@ def read_model(
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
-    read.task.requires_grad_(False)
-    return read, file
+    return LoadedTask(read.task.requires_grad_(False), read.header, file)
 
 
 def model_file(path: Path) -> Path:
@@ -213,19 +236,26 @@ def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
     return found.atoms, f"{which}: {len(found.atoms)} atoms"
 
 
-def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
-    """Title → lines (what, value, remark) about a model, for printing."""
-    potential, header = loaded.potential, loaded.header
-    card, semantics = header["card"], potential.semantics
-    run = card.get("run", {})
+def predicted_by_potential(task: Potential) -> str:
+    """What its predictions hold, for a sentence."""
+    if not task.has_stress:
+        return "energy (eV) and forces (eV/Å)"
+    return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
+
+
+def about_potential(potential: Potential) -> dict[str, str]:
+    """What its energies mean, in words."""
+    semantics = potential.semantics
+    return {"energies": f"{semantics.kind}, {semantics.functional or 'level of theory not stated'}"}
+
+
+def describe_potential(potential: Potential) -> list[tuple[str, str, str]]:
+    """Lines (what, value, remark) about a potential."""
+    semantics = potential.semantics
     references = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in potential.references.items())
-    parameters = sum(p.numel() for p in potential.model.parameters())
-    precision = next(iter(potential.model.parameters())).dtype
     rule = {"gradient": "gradient of the energy", "direct": "direct head"}[potential.forces]
     warning = "" if potential.forces == "gradient" else "not conservative: energy drifts in MD"
-    about = [
-        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
-        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    return [
         ("symmetry", potential.model.group, ""),
         ("elements", " ".join(chemical_symbols[z] for z in potential.elements), "others are refused"),
         ("energies", semantics.kind, semantics.functional or "level of theory not stated"),
@@ -234,14 +264,32 @@ def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
         ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
         ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),
     ]
+
+
+def describe(
+    loaded: LoadedTask, about: Sequence[tuple[str, str, str]], unit: str
+) -> dict[str, list[tuple[str, str, str]]]:
+    """Title → lines (what, value, remark) about a model, for printing.
+
+    Args:
+        loaded: the model.
+        about: lines about its task.
+        unit: of its errors.
+    """
+    header, card = loaded.header, loaded.header["card"]
+    run = card.get("run", {})
+    parameters = sum(p.numel() for p in loaded.task.model.parameters())
+    precision = next(iter(loaded.task.model.parameters())).dtype
+    first = [
+        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
+        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    ]
     training = [("data", file, "") for file in run.get("data", {}).get("train", [])]
     for name in ("training_frames", "validation_frames", "step", "epoch", "covarium", "torch"):
         if name in card:
             training.append((name.replace("_", " "), str(card[name]), ""))
     errors = [
-        (name.replace("_", " "), f"{card[name]:.4g}", "eV, Å; on the validation frames")
-        for name in ("energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae")
-        if name in card
+        (name.replace("_", " "), f"{card[name]:.4g}", f"{unit}; in validation") for name in ERRORS if name in card
     ]
     sizes = [(name, str(value), "") for name, value in header["config"].items()]
-    return {"Model": about, "Training": [*training, *errors], "Sizes": sizes}
+    return {"Model": [*first, *about], "Training": [*training, *errors], "Sizes": sizes}
