@@ -16,8 +16,8 @@ from covarium.data import Structure, read, read_structures
 from covarium.errors import CovariumError
 from covarium.files import replace_text
 from covarium.simulation.record import frame as extxyz
-from covarium.workflows.loaded import BEST, LoadedTask, as_frame, with_results
-from covarium.workflows.training_run import CONFIG, STATE
+from covarium.training.state import FILE as STATE
+from covarium.workflows.loaded import BEST, CONFIG, LoadedTask, as_frame, with_results
 
 ERRORS = "errors.json"
 OF_RUNS = (CONFIG, STATE, BEST, "trajectory.extxyz")  # of training, md and relax

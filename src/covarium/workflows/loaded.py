@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from covarium.simulation import Calculator
 
 BEST = "best.safetensors"
+CONFIG = "config.resolved.yaml"
 # of the columns of a log, those that say how good a model is
 ERRORS = (
     "energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae", "property_mae",

@@ -22,10 +22,9 @@ from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows.inference import Plan
 from covarium.workflows.kinds import KINDS
-from covarium.workflows.loaded import BEST
+from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
-CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
 FREE = ("training.", "device", "threads")  # what a resumed run may change
 REPORT = "report.html"
