@@ -45,6 +45,7 @@ class DataSection(Section):
         valid_part: how much of ``train`` is held out for validation, a count or a fraction.
         test_part: the same for the error table at the end.
         split_by: what stays together, see ``covarium.data.split``.
+        workers: processes that load the frames of large sets; None for the cores that training leaves free.
     """
 
     train: list[AbsolutePath] = Field(default_factory=list)
@@ -56,6 +57,7 @@ class DataSection(Section):
     valid_part: int | float | None = Field(default=None, gt=0)
     test_part: int | float = Field(default=0, ge=0)
     split_by: Literal["auto", "group", "composition", "frame"] = "auto"
+    workers: int | None = Field(default=None, ge=0)
 
 
 class TermSection(Section):

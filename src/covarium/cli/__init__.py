@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, training, using
+from covarium.cli import checking, data, training, using
 from covarium.errors import CovariumError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 for command in (training.train, using.evaluate, using.predict, using.md, using.relax, using.info, training.demo):
     app.command()(command)
 app.add_typer(checking.app, name="check")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

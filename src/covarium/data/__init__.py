@@ -2,6 +2,8 @@
 
 from covarium.data.batch import Batch, FrameDataset, collate
 from covarium.data.charges import charge_and_spin
+from covarium.data.columns import StoredFrames
+from covarium.data.edge_index import data_set
 from covarium.data.frame import Frame
 from covarium.data.reading import Reading, Structure, read, read_structures
 from covarium.data.sampler import BalancedSampler
@@ -16,10 +18,12 @@ __all__ = [
     "Reading",
     "References",
     "Split",
+    "StoredFrames",
     "Statistics",
     "Structure",
     "charge_and_spin",
     "collate",
+    "data_set",
     "element_references",
     "read",
     "read_structures",

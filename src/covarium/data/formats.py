@@ -1,6 +1,7 @@
 """Files to records: what each structure of a file says, under the file's own keys and in its own units.
 
-Everything ASE reads, ASE data bases with their key-value pairs and data, and npz; plain or compressed (xz, gz, bz2).
+Everything ASE reads, ASE data bases with their key-value pairs and data, LMDB, HDF5, npz and our own sets; plain or
+compressed (xz, gz, bz2).
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +22,77 @@ import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian
 from ase.data import atomic_numbers
+from ase.io.jsonio import decode
 
-from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS, plain
+from covarium.data.hdf5_files import hdf5_records
+from covarium.data.lmdb_files import lmdb_records
+from covarium.data.names import NPZ_STRUCTURE, REST, STATED_UNITS, plain
+from covarium.data.processes import ProcessLost, apart
+from covarium.data.record import Record, from_atoms, from_row
+from covarium.data.store import Store, is_store, stored_records
 from covarium.errors import CovariumError, nearest
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One structure as its file has it.
-
-    Attributes:
-        numbers, positions, cell, pbc: [n], [n, 3], [3, 3] rows, [3]; lengths in the file's unit.
-        fixed: [n] bool, from constraints or a mask.
-        values: everything else, per structure or per atom.
-        atoms: the structure as read, with what its file says of it as a whole in ``info``.
-        source, index: file and place in it.
-    """
-
-    numbers: np.ndarray
-    positions: np.ndarray
-    cell: np.ndarray
-    pbc: np.ndarray
-    fixed: np.ndarray
-    values: dict[str, Any]
-    atoms: Atoms
-    source: str
-    index: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.source}, frame {self.index}"
+SHARDED = (".aselmdb", ".lmdb", ".h5", ".hdf5")  # kinds of files that make up one set in a folder
 
 
 def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]:
-    """The records of one file, the first ``limit`` of them.
+    """The records of one file or set, the first ``limit`` of them; arguments and errors as of ``records``."""
+    return list(islice(records(path, keys), limit))
+
+
+def records(path: Path, keys: Mapping[str, str], after: tuple[str, int] | None = None) -> Generator[Record, None, None]:
+    """The records of one file or set, one after another.
 
     Args:
-        path: the file; a second suffix .xz, .gz or .bz2 is decompressed first.
+        path: the file, a second suffix .xz, .gz or .bz2 is decompressed first; or a folder: a set of ``covarium data
+            convert``, or the LMDB or HDF5 files that make up one set.
         keys: for npz only, the arrays that hold ``positions``, ``numbers``, ``cell`` and ``pbc``.
-        limit: None for all.
+        after: source and index of the record after which to begin.
 
     Raises:
         CovariumError: the file is missing, damaged, empty, or of a kind that cannot be read.
     """
-    if not path.is_file():
+    files = parts(path)
+    found = after is not None
+    if after is not None:
+        if after[0] not in map(str, files):
+            raise CovariumError(f"{path} has no file {after[0]} any more; the set has changed since it was begun")
+        files = files[[str(file) for file in files].index(after[0]) :]
+    for file in files:
+        start = after[1] + 1 if after is not None and str(file) == after[0] else 0
+        for record in _one(file, keys, start):
+            found = True
+            yield record
+    if not found:
+        raise CovariumError(f"{path} holds no structures")
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a set, in the order of the numbers in their names; the file itself for a single one.
+
+    Raises:
+        CovariumError: there is no such file, or the folder is no set.
+    """
+    if path.is_dir() and not is_store(path) and not (path / "data.mdb").is_file():
+        shards = [file for file in path.iterdir() if file.suffix.lower() in SHARDED]
+        if not shards:
+            raise CovariumError(
+                f"data file {path} is a folder without {', '.join(SHARDED)} files; give the files in it"
+            )
+        return sorted(shards, key=lambda file: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", file.name)])
+    if not path.exists():
         there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        kind = "is a folder; give the files in it" if path.is_dir() else f"is not there{nearest(path.name, there)}"
-        raise CovariumError(f"data file {path} {kind}")
+        raise CovariumError(f"data file {path} is not there{nearest(path.name, there)}")
+    return [path]
+
+
+def _one(path: Path, keys: Mapping[str, str], start: int) -> Iterator[Record]:
     opener = OPENERS.get(path.suffix.lower())
     try:
         if opener is None:
-            records = _load_plain(path, str(path), keys, limit)
+            yield from _plain_file(path, str(path), keys, start)
         else:
             # decompressed once, to disk: readers seek, which in a compressed stream costs quadratic time
             with tempfile.TemporaryDirectory(prefix="covarium-") as folder:
@@ -84,76 +102,47 @@ def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]
                 for neighbour in ("CONTCAR", "POSCAR"):  # an OUTCAR keeps its fixed atoms there
                     if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
                         shutil.copy(path.parent / neighbour, folder)
-                records = _load_plain(unpacked, str(path), keys, limit)
+                yield from _plain_file(unpacked, str(path), keys, start)
+    except ProcessLost as error:
+        raise CovariumError(f"{path} is truncated or damaged: {error}. Copy it again") from error
     except CovariumError:
         raise
     except Exception as error:  # readers of foreign formats raise every kind of exception on damaged files
         reason = str(error) or type(error).__name__
         raise CovariumError(
             f"{path} cannot be read: {reason}; readable are the formats of ASE (extxyz, .traj, .db, vasprun.xml, "
-            "OUTCAR, …) and .npz, plain or compressed with xz, gz or bz2"
+            "OUTCAR, …), .npz, .aselmdb, .lmdb, .h5 and .frames, plain or compressed with xz, gz or bz2"
         ) from error
-    if not records:
-        raise CovariumError(f"{path} holds no structures")
-    return records
 
 
-def _load_plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
-    if path.suffix == ".npz":
-        return _load_npz(path, source, keys, limit)
+def _plain_file(path: Path, source: str, keys: Mapping[str, str], start: int) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        yield from _load_npz(path, source, keys, start)
+        return
     for role in NPZ_STRUCTURE:
         if role in keys:
             raise CovariumError(f"{source}: data.keys.{role} is for npz files only; the format says where they are")
-    if path.suffix in (".db", ".json"):
-        return _load_db(path, source, limit)
-    images = ase.io.read(path, index=":" if limit is None else f":{limit}")
-    return [_from_atoms(atoms, atoms.info, source, index) for index, atoms in enumerate(images)]
+    if is_store(path):
+        yield from stored_records(Store(path), source, start)
+    elif suffix in (".lmdb", ".aselmdb", ".mdb") or path.is_dir():
+        yield from apart(lmdb_records, path, source, start)
+    elif suffix in (".h5", ".hdf5"):
+        yield from apart(hdf5_records, path, source, start)
+    elif suffix in (".db", ".json"):
+        yield from _load_db(path, source, start)
+    else:
+        seeks = suffix in (".xyz", ".extxyz", ".traj")
+        images = ase.io.iread(path, index=f"{start}:") if seeks else islice(ase.io.iread(path, index=":"), start, None)
+        for index, atoms in enumerate(images, start):
+            yield from_atoms(atoms, atoms.info, source, index)
 
 
-def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) -> Record:
-    """ASE keeps labels in info, in arrays, or moves them into the calculator; all are gathered, without constraints."""
-    values = dict(info)
-    values.update((key, value) for key, value in atoms.arrays.items() if key not in ("numbers", "positions"))
-    if atoms.calc is not None:
-        # results, not get_forces(): that would zero the forces of constrained atoms
-        values.update(atoms.calc.results)
-        functional = getattr(atoms.calc, "parameters", {}).get("gga", "--")
-        if functional != "--":  # VASP's word for "as the pseudopotentials have it"
-            values.setdefault("gga", functional)
-    atoms.info = dict(info)
-    fixed = np.zeros(len(atoms), dtype=bool)
-    for constraint in atoms.constraints:
-        if fixes(constraint):
-            fixed[constraint.index] = True
-    return Record(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=np.asarray(atoms.positions, dtype=np.float64),
-        cell=np.asarray(atoms.cell.array, dtype=np.float64),
-        pbc=np.asarray(atoms.pbc, dtype=bool),
-        fixed=fixed,
-        values=values,
-        atoms=atoms,
-        source=source,
-        index=index,
-    )
-
-
-def fixes(constraint: object) -> bool:
-    """Whether a constraint holds its atoms where they are."""
-    whole = isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
-    return isinstance(constraint, FixAtoms) or whole
-
-
-def _load_db(path: Path, source: str, limit: int | None) -> list[Record]:
-    records = []
+def _load_db(path: Path, source: str, start: int) -> Iterator[Record]:
     with ase.db.connect(path, serial=True) as rows:
         stated = _db_units(rows.metadata)
-        for index, row in enumerate(rows.select(limit=limit)):
-            # schnetpack keeps an energy as an array of one number
-            data = {key: value[0] if np.shape(value) == (1,) else value for key, value in row.data.items()}
-            record = _from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
-            records.append(record)
-    return records
+        for index, row in enumerate(rows.select(offset=start), start):
+            yield from_row(row, stated, source, index)
 
 
 def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -165,7 +154,7 @@ def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {key: unit for key, unit in stated.items() if unit}
 
 
-def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> list[Record]:
+def _load_npz(path: Path, source: str, keys: Mapping[str, str], start: int) -> Iterator[Record]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -195,30 +184,19 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | Non
     pbc = np.broadcast_to(pbc, (frames, 3))
     structure = {positions_key, numbers_key, cell_key, pbc_key}
     others = {name: array for name, array in arrays.items() if name not in structure}
-    records = []
-    for index in range(frames if limit is None else min(limit, frames)):
+    for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
-        fixed = np.zeros(int(real.sum()), dtype=bool)
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
+        values |= decode(values.pop(REST)) if values.get(REST) else {}
         atoms = Atoms(
             numbers[index][real].astype(np.int64), positions[index][real].astype(np.float64),
             cell=cells[index].astype(np.float64), pbc=pbc[index],
             info={name: value for name, value in values.items() if np.ndim(value) == 0},
         )  # fmt: skip
-        records.append(
-            Record(
-                numbers=atoms.numbers,
-                positions=atoms.positions,
-                cell=atoms.cell.array,
-                pbc=atoms.pbc,
-                fixed=fixed,
-                values=values,
-                atoms=atoms,
-                source=source,
-                index=index,
-            )
-        )
-    return records
+        yield Record(
+            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc,
+            fixed=np.zeros(len(atoms), dtype=bool), values=values, atoms=atoms, source=source, index=index,
+        )  # fmt: skip
 
 
 def _npz_value(array: np.ndarray, index: int, frames: int, real: np.ndarray) -> Any:  # noqa: ANN401  (a foreign file's)

@@ -10,8 +10,8 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from covarium.data.conversion import Units
-from covarium.data.formats import Record
 from covarium.data.names import FORCE_CONSISTENT, GROUPS, LABELS, THEORY, plain
+from covarium.data.record import Record
 from covarium.errors import CovariumError, nearest
 
 SAME = 1e-6  # in the file's unit: two keys whose values differ by less hold the same label

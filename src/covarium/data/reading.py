@@ -14,11 +14,14 @@ from ase.data import chemical_symbols
 
 from covarium.data import labels as labelling
 from covarium.data.charges import CHARGES, chosen_charge_and_spin
+from covarium.data.columns import StoredFrames
 from covarium.data.conversion import Units, length_size, resolve
-from covarium.data.formats import Record, fixes, load
+from covarium.data.formats import load
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.names import LABELS, NPZ_STRUCTURE, plain
 from covarium.data.plausibility import findings
+from covarium.data.record import Record, fixes
+from covarium.data.store import SUFFIX, Store, is_store
 from covarium.errors import CovariumError, nearest
 
 
@@ -27,7 +30,7 @@ class Reading:
     """What was read, and how.
 
     Attributes:
-        frames: in the order of the files.
+        frames: in the order of the files; those of our own sets are read when they are asked for.
         keys: the key in the files that each label was taken from.
         units: the files' units of ``energy``, ``length``, ``forces``, ``stress``; the frames are in eV and Å.
         theory: the level of theory as the files state it, empty if they do not.
@@ -35,7 +38,7 @@ class Reading:
         left_out: labels that the files hold and the frames do not, with the reason.
     """
 
-    frames: list[Frame]
+    frames: Sequence[Frame]
     keys: dict[str, str]
     units: dict[str, str]
     theory: str
@@ -54,7 +57,8 @@ def read(
     """Read labelled structures from files that belong together.
 
     Args:
-        paths: anything ASE reads, and npz; plain or compressed with xz, gz or bz2.
+        paths: anything ASE reads, npz, LMDB and HDF5, plain or compressed with xz, gz or bz2, read into memory; or
+            sets of ``covarium data convert``, which stay in their files.
         keys: which key of the files holds ``energy``, ``forces``, ``stress``, ``virial``, ``charge``, ``spin``,
             ``multiplicity``, ``fixed``, ``group``; for npz also ``positions``, ``numbers``, ``cell``, ``pbc``. Others
             are found under their usual names.
@@ -70,7 +74,9 @@ def read(
             frames; units are unknown or contradicted by the values.
     """
     keys, given_units = dict(keys or {}), dict(units or {})
-    _check_arguments(paths, keys, need, limit)
+    check_arguments(paths, keys, need, limit)
+    if any(is_store(Path(path)) for path in paths):
+        return _stored(paths, keys, given_units, need, limit)
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
@@ -79,16 +85,62 @@ def read(
     group = labelling.group_key(records, keys.get("group"))
     values = _labels(records, chosen, need, file_units, notes, left_out)
     _charge_everywhere(records, chosen)
-    frames = [_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
+    frames = [frame_of(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
     used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
-    _check_values(frames, file_units, notes)
+    check_values(frames, file_units, notes)
     if group is not None:
         used["group"] = group
         notes.append(f"groups for splitting from '{group}'")
     theory = labelling.theory(records, notes)
     return Reading(frames, used, file_units.names, theory, notes, left_out)
+
+
+def _stored(
+    paths: Sequence[Path], keys: Mapping[str, str], units: Mapping[str, str], need: Sequence[str], limit: int | None
+) -> Reading:
+    """Our own sets: everything was chosen, converted and checked when they were made.
+
+    Raises:
+        CovariumError: other files among them, settings that mean nothing here, a set that is not complete or in which
+            frames lack a needed label.
+    """
+    foreign = [str(path) for path in paths if not is_store(Path(path))]
+    if foreign:
+        raise CovariumError(
+            f"{foreign[0]} cannot be read together with {SUFFIX} sets; convert it first: covarium data convert "
+            f"{foreign[0]} {Path(foreign[0]).name.split('.')[0]}{SUFFIX}"
+        )
+    if keys or units:
+        given = ", ".join([*(f"data.keys.{key}" for key in keys), *(f"data.units.{key}" for key in units)])
+        raise CovariumError(f"{paths[0]} has its keys and units from its conversion; leave out {given}")
+    stores = [Store(Path(path)) for path in paths]
+    frames = sum(map(len, stores))
+    labels, left_out = [], []
+    for label in LABEL_UNITS:
+        have = sum(store.labels[label] for store in stores)
+        problem = f"{have:,} of {frames:,} frames have {label}" if have < frames else ""
+        if have == frames and label != "energy" and not any(label in store.header["nonzero"] for store in stores):
+            problem = f"{label} is exactly zero in all frames; it was lost before conversion"
+        if problem and label in need:
+            raise CovariumError(f"{paths[0]}: {problem}; leave out or label the others before the conversion")
+        if not problem:
+            labels.append(label)
+        elif have:
+            left_out.append(f"{label} is left out. {problem}")
+    chosen = StoredFrames(stores, tuple(labels), limit=limit)
+    notes = [stored_contents(stores), f"labels: {', '.join(labels) or 'none'}, in eV and Å"]
+    theory = "; ".join(dict.fromkeys(store.header["theory"] for store in stores if store.header["theory"]))
+    return Reading(chosen, {}, {}, theory, notes, left_out)
+
+
+def stored_contents(stores: Sequence[Store]) -> str:
+    """One line about sets of ours."""
+    frames, atoms = (sum(store.totals[what] for store in stores) for what in ("frame", "atom"))
+    names = " ".join(chemical_symbols[z] for z in sorted({z for store in stores for z in store.header["elements"]}))
+    periodic = "some periodic" if any("pbc" in store.header["nonzero"] for store in stores) else "not periodic"
+    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +170,7 @@ def read_structures(
         CovariumError: a file cannot be read, a key does not exist, or the unit of length is unknown.
     """
     keys = dict(keys or {})
-    _check_arguments(paths, keys, (), limit)
+    check_arguments(paths, keys, (), limit)
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     size = length_size(dict(units or {}), records)
     return [Structure(_structure(record, keys, size), record.source, record.index) for record in records]
@@ -158,7 +210,11 @@ def _mask(record: Record, key: str) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
+def check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
+    """
+    Raises:
+        CovariumError: no files, or names that mean nothing.
+    """
     if not paths:
         raise CovariumError("no data file was named")
     allowed = (*LABELS, "group", *NPZ_STRUCTURE)
@@ -273,9 +329,18 @@ def _fill_single_atoms(
     return filled
 
 
-def _frame(
+def frame_of(
     record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
 ) -> Frame:
+    """The frame of a record whose labels are extracted.
+
+    Args:
+        record: in its own units.
+        labels: in eV and Å.
+        chosen: the keys of charge, spin, multiplicity and fixed.
+        group: the key of the group.
+        units: of the record.
+    """
     charge, spin = chosen_charge_and_spin(
         record.values, chosen, record.numbers, molecule=not record.pbc.any(), where=record.where
     )
@@ -312,7 +377,12 @@ def _charge_everywhere(records: Sequence[Record], chosen: Mapping[str, str | Non
             )
 
 
-def _check_values(frames: Sequence[Frame], units: Units, notes: list[str]) -> None:
+def check_values(frames: Sequence[Frame], units: Units, notes: list[str]) -> None:
+    """Note the units and what the values say of them.
+
+    Raises:
+        CovariumError: the values contradict units that nobody gave.
+    """
     names = units.names
     notes.append(f"units {units.origin}: energy {names['energy']}, length {names['length']}, forces {names['forces']}")
     for finding in findings(frames, units.size["energy"]):

@@ -19,7 +19,7 @@ from covarium.workflows.loaded import LoadedPotential, as_frame, with_results
 Progress = Callable[[int, int], object]
 
 
-def _data_settings(assignments: Sequence[str]) -> DataSection:
+def data_settings(assignments: Sequence[str]) -> DataSection:
     """From texts like ``data.keys.energy=E_dft``; only the ``data`` section means something here.
 
     Raises:
@@ -44,7 +44,7 @@ def read_labelled(files: Sequence[Path], assignments: Sequence[str]) -> Reading:
     Raises:
         CovariumError: files that cannot be read or have no energies, or settings of another section.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     return read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
 
 
@@ -93,7 +93,7 @@ def predict_file(
     Returns:
         The number of structures.
     """
-    data = _data_settings(assignments)
+    data = data_settings(assignments)
     structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
     frames = [as_frame(structure.atoms, structure.index, structure.source) for structure in structures]
     stress = model.potential.forces == "gradient"

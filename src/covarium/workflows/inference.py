@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from covarium.config import RunConfig, TaskSection, TermSection, build, check_name
-from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
+from covarium.data import Frame, FrameDataset, Reading, Statistics, data_set, read, split, statistics
+from covarium.data.columns import columns, pick
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
 from covarium.tasks import EnergySemantics, Potential, Term
 from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
+
+Counted = Callable[[int, int], object]
 
 DEFAULT_MODEL = "equiformer_v2"
 # Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
@@ -25,6 +30,7 @@ LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
+MOST_WORKERS = 8
 SIZES = ("num_layers", "lmax", "mmax", "sphere_channels")  # shown of a model that has them
 
 
@@ -57,7 +63,7 @@ class Plan:
     task: Potential
     train: FrameDataset
     valid: FrameDataset
-    test: list[Frame]
+    test: Sequence[Frame]
     settings: Settings
 
 
@@ -66,19 +72,20 @@ class Parts:
     """The frames of a run by purpose, how the training files were read, and how the frames were divided."""
 
     reading: Reading
-    train: list[Frame]
-    valid: list[Frame]
-    test: list[Frame]
+    train: Sequence[Frame]
+    valid: Sequence[Frame]
+    test: Sequence[Frame]
     note: str
     same_keys: bool
 
 
-def infer(config: RunConfig, *, told: str = "given") -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = None) -> Plan:
     """Fill the gaps of a configuration.
 
     Args:
         config: with gaps.
         told: the origin to show for what it states; that of a former run states also what had been inferred.
+        progress: called with (done, all) while neighbours of a large set are counted, once for each set and cutoff.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
@@ -92,13 +99,14 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
-    train = FrameDataset(parts.train, first_guess.spec, dtype)
+    train, notes = data_set(parts.train, first_guess.spec, dtype, _workers(config), progress)
     found = statistics(train, config.task.references)
     model_config = build(config_class, _measured(config_class, found) | asked, "model")
     task_config = _task(config.task, parts.reading, found)
     task = _assemble(_initial(model_class, model_config, config.seed, dtype), task_config, dtype).to(device)
     settings = _settings(config, len(train), found)
-    _refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
+    for part in (parts.train, parts.valid, parts.test):
+        _refuse_unread(task, part)
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
@@ -114,10 +122,10 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
-        notes=[*parts.reading.left_out, *found.references.notes],
+        notes=[*parts.reading.left_out, *found.references.notes, *notes],
         task=task,
         train=train,
-        valid=FrameDataset(parts.valid, first_guess.spec, dtype),
+        valid=data_set(parts.valid, first_guess.spec, dtype, 0, progress)[0],
         test=parts.test,
         settings=settings,
     )
@@ -143,18 +151,19 @@ def divide(config: RunConfig) -> Parts:
         if files
     }
     same_keys = all(other.keys == reading.keys for other in others.values())
+    valid: Sequence[Frame] | None
     valid, test = (others[part].frames if part in others else None for part in ("valid", "test"))
     frames = reading.frames
     test_part = data.test_part if test is None else 0
     if valid is None:
         drawn = split(frames, valid=data.valid_part, test=test_part, seed=config.seed, by=data.split_by)
-        valid, drawn_test = [frames[k] for k in drawn.valid], [frames[k] for k in drawn.test]
+        valid, drawn_test = pick(frames, drawn.valid), pick(frames, drawn.test)
     elif test_part:
         drawn = split(frames, valid=test_part, seed=config.seed, by=data.split_by)
-        drawn_test = [frames[k] for k in drawn.valid]
+        drawn_test = pick(frames, drawn.valid)
     else:
         return Parts(reading, frames, valid, test or [], "validation frames from files of their own", same_keys)
-    train = [frames[k] for k in drawn.train]
+    train = pick(frames, drawn.train)
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
@@ -221,19 +230,31 @@ def _refuse_unread(task: Potential, frames: Sequence[Frame]) -> None:
     Raises:
         CovariumError: names the first such frame.
     """
-    for frame in frames:
-        unknown = sorted(set(frame.numbers.tolist()) - set(task.elements))
-        if unknown:
-            names = ", ".join(chemical_symbols[z] for z in unknown)
+    for part in columns(frames) if len(frames) else ():
+        unknown = ~np.isin(part.numbers, task.elements)
+        if unknown.any():
+            place = int(np.searchsorted(np.cumsum(part.atoms), np.flatnonzero(unknown)[0], side="right"))
+            frame = frames[int(part.index[place])]
+            names = ", ".join(chemical_symbols[z] for z in sorted(set(frame.numbers.tolist()) - set(task.elements)))
             raise CovariumError(
                 f"{frame.where} contains {names}, which no training frame does; train on it or leave it out"
             )
-        for name, value in (("charge", frame.charge), ("spin", frame.spin)):
-            if value != 0 and name not in task.model.reads:
+        for name, values in (("charge", part.charge), ("spin", part.spin)):
+            if values.any() and name not in task.model.reads:
+                place = int(np.flatnonzero(values)[0])
                 raise CovariumError(
-                    f"{frame.where} has {name} {value:g}, which this model does not read: it would take it for "
-                    f"a neutral, closed-shell one. Leave such frames out, or choose a model that reads {name}"
+                    f"{frames[int(part.index[place])].where} has {name} {values[place]:g}, which this model does not "
+                    "read: it would take it for a neutral, closed-shell one. Leave such frames out, or choose a model "
+                    f"that reads {name}"
                 )
+
+
+def _workers(config: RunConfig) -> int:
+    """Processes that load: as told, else the cores that training leaves free, at least one."""
+    if config.data.workers is not None:
+        return config.data.workers
+    mine = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(mine - torch.get_num_threads(), 1), MOST_WORKERS)
 
 
 def _findings(
