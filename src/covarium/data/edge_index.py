@@ -18,8 +18,9 @@ from covarium.data.frame import Frame
 from covarium.data.processes import ahead
 from covarium.data.store import Store
 from covarium.systems import GraphSpec
+from covarium.systems.neighbours import DENSE, within
 
-AT_ONCE = 500  # frames
+AT_ONCE = 1000  # frames
 STREAM_CACHE = 256 * 1024**2  # bytes of neighbours, where frames stay in files and one process does all
 Progress = Callable[[int, int], object]
 
@@ -101,8 +102,7 @@ def _about(store: Store, spec: GraphSpec, counts: np.ndarray) -> str:
 
 def _count(store: Store, spec: GraphSpec, workers: int, progress: Progress | None) -> np.ndarray:
     def edges(first: int) -> np.ndarray:
-        last = min(first + AT_ONCE, len(store))
-        return np.array([neighbours_of(store.frame(k, ()), spec).pairs.shape[1] for k in range(first, last)], np.int32)
+        return _edges(store, spec, np.arange(first, min(first + AT_ONCE, len(store))))
 
     found: list[np.ndarray] = []
     for part in ahead(edges, range(0, len(store), AT_ONCE), workers):
@@ -110,3 +110,18 @@ def _count(store: Store, spec: GraphSpec, workers: int, progress: Progress | Non
         if progress is not None:
             progress(min(len(found) * AT_ONCE, len(store)), len(store))
     return np.concatenate(found)
+
+
+def _edges(store: Store, spec: GraphSpec, frames: np.ndarray) -> np.ndarray:
+    """Small molecules of one size are counted together, which is exact and many times faster than one by one."""
+    counts = np.zeros(len(frames), dtype=np.int32)
+    starts, atoms = store.starts[frames], store.column("atoms")[frames]
+    molecule = (atoms <= DENSE) & ~store.column("pbc")[frames].any(axis=1) & (spec.rule == "all")
+    for size in np.unique(atoms[molecule]):
+        same = np.flatnonzero(molecule & (atoms == size))
+        positions = store.column("positions")[starts[same][:, None] + np.arange(size)]
+        counts[same] = within(positions, spec.cutoff).sum(axis=(1, 2))
+    for k in np.flatnonzero(~molecule):
+        counts[k] = neighbours_of(store.frame(int(frames[k]), ()), spec).pairs.shape[1]
+    store.release()
+    return counts

@@ -90,7 +90,7 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, others: Sequence[Co
     while True:
         try:
             item = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         if not _answer(pipe, partial(function, item)):
             return

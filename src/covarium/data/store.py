@@ -195,6 +195,7 @@ class Store(FrameColumns):
             if size != expected:
                 raise CovariumError(f"{file} has {size} bytes, expected {expected}: it is truncated; {_REMEDY}")
         self._maps: dict[str, mmap.mmap] = {}
+        self._columns: dict[str, np.ndarray] = {}
         self._read = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,13 +203,14 @@ class Store(FrameColumns):
 
     def column(self, name: str) -> np.ndarray:
         """A whole column, mapped, not read."""
-        column = COLUMNS[name]
-        if size_of(name, self.totals) == 0:
-            return np.zeros((0, *column.shape), column.dtype)
-        if name not in self._maps:
-            with (self.path / f"{name}.bin").open("rb") as file:
-                self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(self._maps[name], column.dtype).reshape(-1, *column.shape)
+        if name not in self._columns:
+            column, size = COLUMNS[name], size_of(name, self.totals)
+            if size:
+                with (self.path / f"{name}.bin").open("rb") as file:
+                    self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = self._maps[name] if size else b""
+            self._columns[name] = np.frombuffer(content, column.dtype).reshape(-1, *column.shape)
+        return self._columns[name]
 
     def frame(self, k: int, labels: tuple[str, ...] | None = None) -> Frame:
         self._read += 1
