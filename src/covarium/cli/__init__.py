@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, converting, slmc, training, using
+from covarium.cli import checking, converting, data, slmc, training, using
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -27,6 +27,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

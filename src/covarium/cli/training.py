@@ -21,7 +21,7 @@ RECIPES = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "w
 
 Labelled = Annotated[
     list[Path] | None,
-    Argument(metavar="FILE", help="Labelled structures: what ASE reads, also compressed, or npz."),
+    Argument(metavar="FILE", help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed; or .frames."),
 ]
 
 
@@ -58,6 +58,7 @@ def train(
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
+    from covarium.cli.console import counting
     from covarium.workflows.configuring import configure
     from covarium.workflows.property_inference import plan
     from covarium.workflows.training_run import resumed_config
@@ -81,7 +82,9 @@ def train(
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
-    _run(plan(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
+    with counting("counting neighbours") as counted:
+        planned = plan(resolved, told=told, progress=counted)
+    _run(planned, folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(

@@ -17,6 +17,7 @@ from covarium.analysis import report
 from covarium.analysis.errors import Evaluation
 from covarium.analysis.property_errors import PropertyEvaluation, judge
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
+from covarium.data import StoredFrames
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 from covarium.tasks import Potential, Property
@@ -167,7 +168,7 @@ def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Evaluati
     """Errors of the saved model on the held-out frames."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
     parts = {"validation": plan.valid.frames, "test": plan.test}
-    return {name: judge(best, frames) for name, frames in parts.items() if frames}
+    return {name: judge(best, frames) for name, frames in parts.items() if len(frames)}
 
 
 def _config_text(plan: Plan) -> str:
@@ -177,4 +178,14 @@ def _config_text(plan: Plan) -> str:
 
 def _split_text(plan: Plan) -> str:
     parts = {"train": plan.train.frames, "valid": plan.valid.frames, "test": plan.test}
-    return json.dumps({name: [[frame.source, frame.index] for frame in frames] for name, frames in parts.items()})
+    text: dict[str, Any] = {}
+    for name, frames in parts.items():
+        if isinstance(frames, StoredFrames) and name == "train":  # millions: named by what they are not
+            text[name] = {
+                "frames": len(frames),
+                "of": [str(store.path) for store in frames.stores],
+                "not": "valid, test",
+            }
+        else:
+            text[name] = [[frame.source, frame.index] for frame in frames]
+    return json.dumps(text)
