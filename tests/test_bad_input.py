@@ -117,8 +117,8 @@ def test_every_mistake_has_one_message_with_its_remedy(
 
 KEYS = (
     "data.keys.energy data.limit data.valid_part data.split_by data.units.length data.accept data.train data "
-    "model.lmax model.name model.cutoff task.terms.energy.loss task.references task.scale training.lr training.batch_size "
-    "seed dtype threads a . data..x"
+    "model.lmax model.name model.cutoff task.terms.energy.loss task.references task.scale training.lr "
+    "training.batch_size seed dtype threads a . data..x"
 ).split()
 OPTIONS = (
     "--out --model --recipe --config --set --time --epochs --device --dtype --seed --json --train --cutoff --accept "

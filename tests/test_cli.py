@@ -129,7 +129,7 @@ def test_help_names_every_recipe() -> None:
 def test_the_best_step_is_told(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = ["--set", "training.steps=2", "--set", "training.lr=10", "--set", "training.ema_decay=0"]
     assert call("train", data, *TINY, *steps, "--out", tmp_path / "wild") == 0
-    warning = "training did not improve on the initial weights, the best model is that of step 0"
+    warning = "training did not improve on its first evaluation, the best model is that of step 0"
     assert warning in capsys.readouterr().out
     assert warning in (tmp_path / "wild" / "report.html").read_text()
     assert "best model: step" in (run / "report.html").read_text()
@@ -174,7 +174,7 @@ def test_an_interrupted_demo_stops_and_says_how_to_go_on(tmp_path: Path) -> None
         time.sleep(0.01)
     started.send_signal(signal.SIGINT)
     said, _ = started.communicate(timeout=120)
-    assert started.returncode == 0
+    assert started.returncode == 1
     assert "covarium train --resume demo/run" in said and "Relaxation" not in said
     assert not (tmp_path / "demo" / "md").exists() and not (tmp_path / "demo" / "report.html").exists()
 
@@ -212,11 +212,23 @@ def test_interrupted_and_resumed_run_is_the_uninterrupted_one(run: Path, data: P
         time.sleep(0.01)
     started.terminate()
     said, _ = started.communicate(timeout=60)
-    assert started.returncode == 0
+    assert started.returncode == 1
     # a quick machine may have finished before the signal came
     assert "covarium train --resume part" in said or "finished 12 steps" in said.lower()
     assert call("train", "--resume", tmp_path / "part") == 0
     assert fingerprint(tmp_path / "part" / "best.safetensors") == fingerprint(run / "best.safetensors")
+
+
+def test_a_resumed_run_keeps_model_task_and_data(run: Path, data: Path, tmp_path: Path) -> None:
+    """What is refused leaves the run as it was."""
+    out = tmp_path / "run"
+    assert call("train", data, *TINY, "--set", "training.steps=2", "--out", out) == 0
+    before = (out / "config.resolved.yaml").read_bytes()
+    changes = "seed=3 model.envelope=none task.scale=2 dtype=float64 training.batch_size=7 data.limit=3"
+    for change in changes.split():
+        assert call("train", "--resume", out, "--set", change, "--set", "training.steps=3") == 2, change
+        assert (out / "config.resolved.yaml").read_bytes() == before, change
+    assert call("train", "--resume", out, "--set", "training.steps=3") == 0
 
 
 def test_a_folder_with_a_run_is_refused(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

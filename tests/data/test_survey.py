@@ -444,3 +444,8 @@ def test_accepted_errors_are_warnings(tmp_path: Path) -> None:
     assert [one.level for one in accepted(found, ["zero_forces"])] == ["warning"]
     with pytest.raises(CovariumError, match="'zero_force'; did you mean 'zero_forces'"):
         accepted(found, ["zero_force"])
+
+
+def test_every_kind_is_in_the_manual() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "check-data.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f"`{kind}`" not in text] == []

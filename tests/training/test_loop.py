@@ -151,7 +151,7 @@ def test_the_verdict_tells_when_nothing_was_learnt(tmp_path):
     assert learnt.verdict == f"best model: step {learnt.best_step} of 200" and learnt.best_step > 0
     worse = train(toy_task(), data, ToyData(8, seed=1), settings, tmp_path / "b", save_best=Best())
     assert worse.best_step == 0
-    assert "did not improve on the initial weights" in worse.verdict and "step 0" in worse.verdict
+    assert "did not improve on its first evaluation" in worse.verdict and "step 0" in worse.verdict
 
 
 def test_estimate_runs_the_share_of_its_rank():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from covarium.analysis.plots import BLUE, STYLE, new_figure
 
 BINS = 60
-TRIMMED = 0.001  # of the values on either side may lie outside the picture
+FENCE = 5.0  # times the distance of the quartiles, beyond which values are counted and not drawn
 
 
 @mpl.rc_context(STYLE)
@@ -24,9 +24,9 @@ def histogram(values: np.ndarray, label: str) -> Figure:
         label: of the axis, with its unit.
     """
     figure, (ax,) = new_figure(f"histogram {label}", 4.6, 2.7, 1, 1)
-    low, high = np.quantile(values, (TRIMMED, 1 - TRIMMED))
-    wide = np.ptp(values) > 5 * (high - low) > 0
-    shown = values[(values >= low) & (values <= high)] if wide else values
+    low, high = np.quantile(values, (0.25, 0.75))
+    room = FENCE * (high - low)
+    shown = values[(values >= low - room) & (values <= high + room)] if room > 0 else values
     whole = shown.dtype.kind in "iu" and np.ptp(shown) < BINS
     edges = np.arange(shown.min() - 0.5, shown.max() + 1) if whole else _edges(shown)
     heights, _ = np.histogram(shown, edges)

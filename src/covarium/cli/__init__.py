@@ -48,7 +48,7 @@ def options(
 def main() -> None:
     """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
 
-    Exit code 1 is a simulation that stopped before its end or did not converge, or a check that failed.
+    Exit code 1 is a run that was interrupted, a simulation that stopped or did not converge, or a check that failed.
     """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1

@@ -10,8 +10,8 @@ from typer import BadParameter, Option
 from covarium.cli.options import Settings
 
 if TYPE_CHECKING:
-    from covarium.workflows.slmc import SlmcOutcome
     from covarium.workflows.slmc_config import SlmcConfig
+    from covarium.workflows.slmc_results import SlmcOutcome
 
 
 def slmc(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter, Exit, Option
 
 from covarium.cli.options import Device, Dtype, Settings, Threads, duration
 
@@ -76,6 +76,8 @@ def train(
         folder = resume
     else:
         if property is not None:
+            if task is not None:
+                raise BadParameter("--task is of potentials; leave it out with --property")
             given["task"] = {"property": {"name": property}}
             recipe = recipe or ("properties" if config is None else None)
         resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
@@ -157,6 +159,8 @@ def _show_outcome(outcome: Outcome) -> None:
         say(f"model:  {outcome.model}")
         say(f"report: {outcome.report}")
     commands("Next:", outcome.next_commands)
+    if outcome.result.interrupted:
+        raise Exit(1)
 
 
 def _show_errors(outcome: Outcome) -> None:
@@ -193,7 +197,6 @@ def demo(
         outcome = run(plan, folder / "run", progress=progress)
     if outcome.result.interrupted:
         _show_outcome(outcome)
-        return
     say(f"   {outcome.result.verdict}\n\n3. Errors on held-out structures")
     _show_errors(outcome)
     say("4. Relaxation, then dynamics at constant energy, with the trained model")

@@ -248,7 +248,7 @@ def _semantics(loaded: LoadedPotential | LoadedProperty) -> dict[str, str]:
         energies = loaded.potential.semantics
         return {"energies": f"{energies.kind}, {energies.functional or 'level of theory not stated'}"}
     meaning = loaded.task.semantics
-    return {"property": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
+    return {"values": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
 
 
 def _predicted(loaded: LoadedPotential | LoadedProperty) -> str:

@@ -14,7 +14,7 @@ from covarium.data.charges import CHARGES
 from covarium.data.conversion import Units, resolve
 from covarium.data.frame import Frame
 from covarium.data.names import FORCE_CONSISTENT, GROUPS, LABELS, STATED_UNITS, plain
-from covarium.data.reading import check_values, to_frame
+from covarium.data.reading import check_values, frame_of
 from covarium.data.record import Record
 from covarium.data.store import LABELS as KEPT
 from covarium.data.store import Rest
@@ -86,7 +86,7 @@ def canonical(record: Record, choice: Choice) -> tuple[Frame, Rest, list[str]]:
     for label, key in charges.items():
         if key is not None and not labelling.fits(label, record.values.get(key), len(record.numbers)):
             raise CovariumError(f"{record.where} lacks {label} '{key}'; give it to all frames or to none")
-    frame = to_frame(record, labels, choice.keys, choice.group, choice.units)
+    frame = frame_of(record, labels, choice.keys, choice.group, choice.units)
     used |= {key for key in (*charges.values(), choice.keys["fixed"]) if key is not None}
     info: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}

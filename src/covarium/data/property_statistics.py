@@ -44,7 +44,7 @@ def sum_or_mean(frames: Sequence[Frame]) -> tuple[Literal["sum", "mean"], str]:
         left[how] = float(np.sqrt(np.mean(residual**2))) / (spread or 1.0)
     if abs(left["sum"] - left["mean"]) < 1e-6:
         return "mean", "chosen; these compositions do not tell a sum over atoms from a mean"
-    reason = f"chosen: composition leaves {left['sum']:.3f} of the spread to a sum, {left['mean']:.3f} to a mean"
+    reason = f"chosen: composition alone leaves {left['sum']:.3f} of the spread as a sum, {left['mean']:.3f} as a mean"
     return ("sum" if left["sum"] < left["mean"] else "mean"), reason
 
 

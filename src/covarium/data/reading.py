@@ -87,7 +87,7 @@ def read(
     group = labelling.group_key(records, keys.get("group"))
     values = _labels(records, chosen, need, file_units, notes, left_out)
     _charge_everywhere(records, chosen)
-    frames = [to_frame(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
+    frames = [frame_of(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
     names = file_units.names
     if "property" in used:
@@ -379,7 +379,7 @@ def _fill_single_atoms(
     return filled
 
 
-def to_frame(
+def frame_of(
     record: Record, labels: dict[str, np.ndarray], chosen: Mapping[str, str | None], group: str | None, units: Units
 ) -> Frame:
     """A record in eV and Å, with its labels and with charge, spin and frozen atoms under the chosen keys.

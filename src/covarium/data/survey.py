@@ -25,7 +25,7 @@ from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.measures import SIZE, Measures, measure
 from covarium.data.names import LABELS
 from covarium.data.plausibility import findings as implausible
-from covarium.data.reading import to_frame
+from covarium.data.reading import frame_of
 from covarium.data.record import Record
 from covarium.errors import CovariumError
 
@@ -188,7 +188,7 @@ class Survey:
             try:
                 _refuse_uncharged(record, chosen)
                 labels = self._labels(record, chosen, units)
-                yield to_frame(record, labels, chosen, None, units)
+                yield frame_of(record, labels, chosen, None, units)
             except CovariumError as error:
                 text = str(error).replace(f"{record.where}: ", "")
                 self.notes["invalid"].append(Place(record.source, record.index, text))

@@ -1,10 +1,9 @@
 """Local Metropolis moves with the exact weight of the double-exchange model, many chains at once.
 
-A new spin S' at site a changes H by Δ = (J/2)(S' − S)·σ on that site, and the weight through D(z) = det(1 − Δ
-g_aa(z)) with the 2 × 2 block g_aa of the resolvent G(z) = (z − H)⁻¹ at the nodes z of a contour
-(``physics.contour``): no diagonalisation per move. Accepted moves enter G by the Woodbury formula, first only in the
-rows of a block of sites, then, once per block, everywhere (delayed updates). G is made afresh at the start of each
-call.
+A new spin S' at site a changes H by Δ = (J/2)(S' − S)·σ on that site, and the weight through D(z) = det(1 − Δ g_aa(z))
+with the 2 × 2 block g_aa of the resolvent G(z) = (z − H)⁻¹ at the nodes z of a contour (``physics.contour``): no
+diagonalisation per move. Accepted moves enter G by the Woodbury formula, first only in the rows of a block of sites,
+then, once per block, everywhere (delayed updates). G is made afresh at the start of each call.
 
 Letters: C chains, K nodes, N sites, b sites of a block.
 """

@@ -6,7 +6,7 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,9 +56,10 @@ class Result:
     @property
     def verdict(self) -> str:
         """Where the best model was found; a warning if training found none better than it began with."""
-        if self.best_step == 0:
+        first = int(self.history[0]["step"]) if self.history else 0
+        if self.best_step == first:
             return (
-                "warning: training did not improve on the initial weights, the best model is that of step 0; "
+                f"warning: training did not improve on its first evaluation, the best model is that of step {first}; "
                 "train longer or lower the learning rate"
             )
         return f"best model: step {self.best_step} of {self.steps}"
@@ -74,6 +75,7 @@ def train(
     save_best: SaveBest,
     progress: Progress | None = None,
     resume: bool = False,
+    accepted: Callable[[], object] | None = None,
     ranks: Ranks | None = None,
 ) -> Result:
     """Train ``task`` in place; at the end it holds the averaged weights of the last step, the best are where
@@ -92,6 +94,7 @@ def train(
         save_best: called with the task holding the averaged weights and a card, on the first rank, at each new best.
         progress: called with an ``Event`` after each step, on the first rank.
         resume: go on from ``out/state.safetensors``, or from step 0 if the run ended before it was first saved.
+        accepted: called on the first rank when everything fits and nothing is trained yet.
         ranks: from ``launched``; None for one process.
 
     Raises:
@@ -111,6 +114,8 @@ def train(
     trainer = Trainer(task, data, valid, settings, out, save_best, progress, ranks)
     if resume:
         trainer.resume()
+    if accepted is not None and ranks.first:
+        accepted()
     return trainer.run()
 
 
@@ -164,6 +169,7 @@ class Trainer:
         self._evaluated = 0.0  # elapsed at the last evaluation
         self._saved = 0.0
         self._durations = {"step": 0.0, "evaluate": 0.0, "save": 0.0}
+        self._first_cost = 0
         self._last_losses: dict[str, float] = {}
         self._log: Log | None = None
 
@@ -214,10 +220,12 @@ class Trainer:
         whatever the signal did not leave time for."""
         position = self.position
         last = position.history[-1]["step"] if position.history else -1
-        evaluate = last < 0 or (last != position.step and (self._due() or self._reason() != ""))
+        # within a time budget the first step comes first: it tells how much validation the budget allows
+        begin = last < 0 and (self.settings.time_s is None or position.step > 0)
+        evaluate = begin or (last != position.step and position.step > 0 and (self._due() or self._reason() != ""))
         if evaluate:
             self._evaluate()
-        if self._log is None:
+        if self._log is None and position.history:
             self._open_log()
         if evaluate or (position.logged != position.step and position.step % self.settings.log_every == 0):
             self._write_row(evaluate)
@@ -247,6 +255,9 @@ class Trainer:
         position, windows = self.position, self._windows()
         window = windows[position.window]
         position.lr = rate(self.settings, self._fraction(ahead=1), position.step)
+        if position.step == 0:
+            costs = self.data.costs()
+            self._first_cost = self.ranks.world * sum(int(costs[index]) for indices in window for index in indices)
         batches = [next(self._ahead).to(self.device, self.dtype) for indices in window if indices]
         computed = gradient(self.task, batches, self.parts.rng, self.ranks)
         if computed.finite:
@@ -352,9 +363,10 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure the averaged weights, and save them if they are the best."""
         position = self.position
+        batches = self.valid_batches[:: self._validation_stride()]
         self.task.train(False)
         with self.parts.ema.applied():
-            metrics, bad = validate(self.task, self.valid, self.valid_batches, self.ranks, self.device, self.dtype)
+            metrics, bad = validate(self.task, self.valid, batches, self.ranks, self.device, self.dtype)
             now = score(metrics, self.task.selection)
             row = {"step": position.step, "epoch": position.epoch, "time": position.elapsed, "score": now, **metrics}
             position.stale += 1
@@ -368,6 +380,26 @@ class Trainer:
             self._tell(f"step {position.step}: validation metrics are not finite, first for: {'; '.join(bad)}")
         self._tick("evaluate")
         self._evaluated = position.elapsed
+
+    def _validation_stride(self) -> int:
+        """Every how many-th batch is evaluated, so that an evaluation leaves most of a time budget to training.
+
+        Decided once, from the length of the first step.
+        """
+        position, settings = self.position, self.settings
+        if position.stride == 0:
+            position.stride = 1
+            if settings.time_s is not None:
+                per_cost = self._durations["step"] / max(self._first_cost, 1)
+                whole = EVALUATION_COST * per_cost * sum(self.valid.costs())
+                position.stride = min(math.ceil(whole / (VALIDATION_SHARE * settings.time_s)), len(self.valid_batches))
+                position.stride = max(position.stride, 1)
+            if position.stride > 1:
+                self._tell(
+                    f"one evaluation of all validation systems would take {whole:.0f} s of {settings.time_s:g} s: "
+                    f"every {position.stride}. batch is evaluated during training"
+                )
+        return position.stride
 
     # -- what is written and told
 

@@ -32,7 +32,8 @@ class Position:
 
     ``updates`` counts the steps that were not skipped, ``skipped`` the last ones in a row that were, ``stale`` the
     evaluations since the best. ``running`` holds (sum, count) of each loss since the last row of the log, which was
-    that of step ``logged``. ``history`` has one row per evaluation.
+    that of step ``logged``. Every ``stride``-th validation batch is evaluated; 0 if that is not decided yet.
+    ``history`` has one row per evaluation.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Position:
     best_step: int = 0
     stale: int = 0
     logged: int = -1
+    stride: int = 0
     running: dict[str, tuple[float, int]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -143,11 +145,11 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 def _fill(path: Path, parts: Parts, tensors: Mapping[str, Tensor]) -> None:
     weights, own = _under(tensors, "task."), parts.task.state_dict()
-    mine, theirs = ({name: list(t.shape) for name, t in side.items()} for side in (own, weights))
+    mine, theirs = ({name: f"{list(t.shape)} {t.dtype}" for name, t in side.items()} for side in (own, weights))
     if mine != theirs:
         name = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))[0]
         raise CovariumError(
-            f"{path} belongs to another model: '{name}' has shape {theirs.get(name)} there and {mine.get(name)} here"
+            f"{path} belongs to another model: '{name}' is {theirs.get(name)} there and {mine.get(name)} here"
         )
     parts.task.load_state_dict(weights)
     averages = _under(tensors, "ema.")

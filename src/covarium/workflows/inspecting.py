@@ -191,7 +191,7 @@ def write_report(inspection: Inspection, path: Path) -> None:
 
 def summary(inspection: Inspection) -> Table:
     """One row for each finding."""
-    rows = tuple((f.level, f.kind, str(len(f.places)), f.text) for f in inspection.findings)
+    rows = tuple((f.level, f.kind, str(len(f.places)), f.title) for f in inspection.findings)
     return Table("Findings", ("level", "kind", "places", "what"), rows)
 
 

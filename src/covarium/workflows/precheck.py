@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from covarium.data import Frame
-from covarium.data.findings import accepted
+from covarium.data.findings import Finding, accepted
 from covarium.data.survey import Survey
 from covarium.data.verdicts import references, repeated, verdicts
 from covarium.errors import CovariumError
 
-SAMPLE = 2000  # frames, spread evenly; a second or two
+SAMPLE = 2000  # frames, spread evenly
+MOST_ATOMS = 50_000  # in them together; with both, a second or two
+SIZED = 100  # frames whose mean size stands for all
 TOLD_ELSEWHERE = ("references", "rare", "theory")  # by what is inferred from the training frames
 
 
@@ -30,7 +32,8 @@ def look_over(
     Raises:
         CovariumError: an error was found, with its place, its remedy, and how to go on all the same.
     """
-    chosen = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(int))
+    size = np.mean([len(train[k].numbers) for k in _spread(len(train), SIZED)])
+    chosen = _spread(len(train), min(SAMPLE, max(1, int(MOST_ATOMS / size))))
     survey = Survey(cutoff)
     for k in chosen:
         survey.add(train[k])
@@ -42,9 +45,18 @@ def look_over(
     part = f" (of {len(chosen)} frames looked at)" if len(chosen) < len(train) else ""
     if errors:
         kinds = ",".join(dict.fromkeys(one.kind for one in errors))
-        lines = [f"{one.kind}: {one.text}{part}, first {one.places[0]}. Remedy: {one.remedy}" for one in errors]
+        lines = [f"{_told(one, part)}. Remedy: {one.remedy}" for one in errors]
         raise CovariumError(
             "\n".join(["the data have errors that would make the model wrong", *lines])
             + f"\n`covarium check data` lists all; if they are meant, --set data.accept=[{kinds}]"
         )
-    return [f"{one.kind}: {one.text}{part}, first {one.places[0]}; {one.remedy}" for one in judged]
+    return [f"{_told(one, part)}; {one.remedy}" for one in judged]
+
+
+def _told(one: Finding, part: str) -> str:
+    return f"{one.kind}: {one.text}{'' if one.kind == 'leak' else part}, first {one.places[0]}"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Evenly spread places in a list of ``count``, at most so many."""
+    return [int(k) for k in np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))]

@@ -45,6 +45,7 @@ from covarium.workflows.inference import (
     training_settings,
     workers,
 )
+from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "torchmd_et"  # it has heads for vectors and moments too
 
@@ -81,10 +82,12 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, MODELS, f"model '{name}'")
+    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
+    if config.task.kind != "potential" or config.task.denoising is not None:
+        raise CovariumError("task.kind and task.denoising are of potentials; remove them, or task.property")
     model_class, config_class = MODELS[name]
     given = {key: value for key, value in config.model.items() if key != "name"}
-    build(config_class, given, "model")
+    cutoff = build(config_class, given, "model").spec.cutoff
     build(Settings, {"steps": 1, **config.training}, "training")
 
     term = _term(config)
@@ -92,6 +95,7 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     task = config.task.model_copy(update={"terms": {"property": term}})
     config = config.model_copy(update={"data": data, "task": task})
     parts = divide(config)
+    doubts = look_over(parts.train, (parts.valid, parts.test), cutoff, config.data.accept)
     choice = _choose(asked, config, parts.train, config_class, name)
     if choice.output is not None:
         given["output"] = choice.output
@@ -130,7 +134,7 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, sizes, choice, built, told),
-        notes=[*parts.reading.left_out, *learnt.references.notes, *notes],
+        notes=[*parts.reading.left_out, *doubts, *learnt.references.notes, *notes],
         task=built,
         train=train,
         valid=data_set(parts.valid, spec, dtype, 0, progress)[0],
@@ -234,7 +238,7 @@ def _findings(
         *([("test", f"{len(parts.test)} frames", "files of their own")] if config.data.test else []),
         ("readout", READOUTS[task.readout], choice.reason),
         *([("references", references, "of the elements")] if any(task.references.values()) else []),
-        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", "measured"),
+        ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", told if asked.task.scale else "measured"),
         ("model", f"{config.model['name']}, {parameters:,} parameters", shown),
         ("cutoff", f"{config.model['cutoff']:g} Å", origin["cutoff" in asked.model]),
         *degree_rows(asked, config, sizes, told),

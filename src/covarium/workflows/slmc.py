@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from covarium import __version__, checkpoint
-from covarium.analysis.autocorrelation import Estimate, estimate
+from covarium.analysis.autocorrelation import estimate
 from covarium.config import read_yaml, to_yaml
 from covarium.data.spin_samples import SpinSamples
 from covarium.errors import CovariumError
@@ -43,66 +42,13 @@ from covarium.workflows.slmc_chains import (
     run,
 )
 from covarium.workflows.slmc_config import SlmcConfig, configure
-from covarium.workflows.training_run import CONFIG, REPORT, refuse_unwritable
+from covarium.workflows.slmc_report import write_report
+from covarium.workflows.slmc_results import OBSERVABLES, Fitted, Sampled, SlmcOutcome
+from covarium.workflows.training_run import CONFIG, refuse_unwritable
 
 CHAINS = "chains.safetensors"
 RESULTS = "results.json"
 SWEEPS = 10  # local sweeps between saved states
-OBSERVABLES = ("energy", "density", "magnetisation", "staggered", "neighbours")
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What chains of one kind gave.
-
-    Attributes:
-        layers: of the effective model; None for plain local updates.
-        acceptance: of proposals, or of local moves.
-        cpu_s: CPU seconds of one measurement of one chain.
-        estimates: observable → mean, error, autocorrelation time in measurements.
-    """
-
-    layers: int | None
-    acceptance: float
-    cpu_s: float
-    estimates: dict[str, Estimate]
-
-    def rate(self, name: str) -> float:
-        """Independent samples of one observable per CPU second."""
-        return 1.0 / (2 * self.estimates[name].tau * self.cpu_s)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """An effective model: parameters, and mean squared error of its log weight on training and test samples."""
-
-    layers: int
-    parameters: int
-    train_mse: float
-    test_mse: float
-
-
-@dataclass(frozen=True)
-class SlmcOutcome:
-    """What a run found; no numbers after an interruption."""
-
-    folder: Path
-    config: SlmcConfig
-    plain: Sampled | None = None
-    fits: tuple[Fitted, ...] = ()
-    measured: tuple[Sampled, ...] = ()
-
-    @property
-    def interrupted(self) -> bool:
-        return self.plain is None
-
-    @property
-    def report(self) -> Path:
-        return self.folder / REPORT
-
-    @property
-    def resume_command(self) -> str:
-        return f"covarium slmc --resume {shlex.quote(str(self.folder))}"
 
 
 def resumed_config(folder: Path) -> SlmcConfig:
@@ -129,8 +75,6 @@ def slmc(config: SlmcConfig, out: Path, *, progress: Progress, resume: bool = Fa
     Raises:
         CovariumError: the folder holds a run and ``resume`` is False, or another process works there.
     """
-    from covarium.workflows.slmc_report import write_report
-
     refuse_unwritable(out)
     use_threads(config.threads)
     with held(out):
@@ -143,8 +87,7 @@ def slmc(config: SlmcConfig, out: Path, *, progress: Progress, resume: bool = Fa
             outcome = Stages(config, out, progress).run()
         except Stopped:
             return SlmcOutcome(out, config)
-        results = json.dumps(to_json(outcome), indent=1)
-        replace_text(out / RESULTS, results + "\n")
+        replace_text(out / RESULTS, json.dumps(outcome.to_json(), indent=1) + "\n")
         write_report(outcome, text)
         return outcome
 
@@ -159,17 +102,6 @@ def refuse_used(folder: Path) -> None:
             f"'{folder}' already holds a run; continue it with `covarium slmc --resume {shlex.quote(str(folder))}`, or "
             "choose another --out"
         )
-
-
-def to_json(outcome: SlmcOutcome) -> dict[str, Any]:
-    """All numbers of the report."""
-    assert outcome.plain is not None
-    return {
-        "lattice": outcome.config.lattice.model_dump(),
-        "plain": asdict(outcome.plain),
-        "fits": [asdict(fit) for fit in outcome.fits],
-        "slmc": [asdict(sampled) for sampled in outcome.measured],
-    }
 
 
 class Stages:

@@ -10,7 +10,7 @@ from covarium.analysis import lattice_plots as plots
 from covarium.analysis import report
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
-from covarium.workflows.slmc import OBSERVABLES, Fitted, Sampled, SlmcOutcome
+from covarium.workflows.slmc_results import OBSERVABLES, Fitted, Sampled, SlmcOutcome
 
 SHOWN = ("staggered", "magnetisation", "energy", "neighbours")  # in the pictures of efficiency; the slow ones
 
@@ -64,8 +64,7 @@ def summary(outcome: SlmcOutcome) -> list[str]:
     comparisons = len(outcome.measured) * sum(e.error > 0 for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
-        f"Most independent samples per CPU second: {name(best)}. The gain is that of the observable that profits "
-        "least.",
+        f"Most samples per CPU second: {name(best)}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
     ]

@@ -30,6 +30,7 @@ from covarium.workflows.reporting import run_sections
 
 CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
+FREE = ("training.", "data.workers", "device", "threads")  # what a resumed run may change
 REPORT = "report.html"
 
 
@@ -82,7 +83,25 @@ def resumed_config(folder: Path, given: Mapping[str, Any], assignments: Sequence
     path = folder / CONFIG
     if not path.is_file():
         raise CovariumError(f"'{folder}' holds no run to resume: it has no {CONFIG}")
-    return build(RunConfig, merge(read_yaml(path), given, *[parse_assignment(text) for text in assignments]))
+    was = read_yaml(path)
+    config = build(RunConfig, merge(was, given, *[parse_assignment(text) for text in assignments]))
+    before, after = (_flat(build(RunConfig, was).model_dump(mode="json")), _flat(config.model_dump(mode="json")))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key) and not key.startswith(FREE):
+            raise CovariumError(
+                f"{key}={after.get(key)} contradicts the run in '{folder}', which has {before.get(key)}: model, task "
+                f"and data stay what they are when it goes on ({', '.join(FREE)} may change); start a new run"
+            )
+    return config
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as ``section.key``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def refuse_used(folder: Path) -> None:
@@ -136,8 +155,6 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         with held(out):
             if not resume:
                 refuse_used(out)
-            replace_text(out / CONFIG, _config_text(plan))
-            replace_text(out / SPLIT, _split_text(plan))
             result = _train(plan, out, progress, resume, ranks)
             evaluations = {} if result.interrupted else _evaluate(plan, out, device)
             outcome = Outcome(out, result, evaluations, plan.task.describe()["kind"])
@@ -158,9 +175,13 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
         measured = {name: value for name, value in row.items() if name != "time"}
         checkpoint.save(out / BEST, task, {**card, **frames, **measured})
 
+    def record() -> None:
+        replace_text(out / CONFIG, _config_text(plan))
+        replace_text(out / SPLIT, _split_text(plan))
+
     return train(
         plan.task, plan.train, plan.valid, plan.settings, out,
-        save_best=save_best, progress=progress, resume=resume, ranks=ranks,
+        save_best=save_best, progress=progress, resume=resume, accepted=record, ranks=ranks,
     )  # fmt: skip
 
 

@@ -1,0 +1,78 @@
+"""What a self-learning run found."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from covarium.analysis.autocorrelation import Estimate
+from covarium.workflows.slmc_config import SlmcConfig
+from covarium.workflows.training_run import REPORT
+
+OBSERVABLES = ("energy", "density", "magnetisation", "staggered", "neighbours")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What chains of one kind gave.
+
+    Attributes:
+        layers: of the effective model; None for plain local updates.
+        acceptance: of proposals, or of local moves.
+        cpu_s: CPU seconds of one measurement of one chain.
+        estimates: observable → mean, error, autocorrelation time in measurements.
+    """
+
+    layers: int | None
+    acceptance: float
+    cpu_s: float
+    estimates: dict[str, Estimate]
+
+    def rate(self, name: str) -> float:
+        """Independent samples of one observable per CPU second."""
+        return 1.0 / (2 * self.estimates[name].tau * self.cpu_s)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An effective model: parameters, and mean squared error of its log weight on training and test samples."""
+
+    layers: int
+    parameters: int
+    train_mse: float
+    test_mse: float
+
+
+@dataclass(frozen=True)
+class SlmcOutcome:
+    """What a run found; no numbers after an interruption."""
+
+    folder: Path
+    config: SlmcConfig
+    plain: Sampled | None = None
+    fits: tuple[Fitted, ...] = ()
+    measured: tuple[Sampled, ...] = ()
+
+    @property
+    def interrupted(self) -> bool:
+        return self.plain is None
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
+    def resume_command(self) -> str:
+        return f"covarium slmc --resume {shlex.quote(str(self.folder))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers of the report."""
+        assert self.plain is not None
+        return {
+            "lattice": self.config.lattice.model_dump(),
+            "plain": asdict(self.plain),
+            "fits": [asdict(fit) for fit in self.fits],
+            "slmc": [asdict(sampled) for sampled in self.measured],
+        }
