@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, converting, making, slmc, training, using
+from covarium.cli import checking, converting, data, making, slmc, training, using
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -29,6 +29,7 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
 app.add_typer(making.app, name="make")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:
