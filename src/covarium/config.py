@@ -57,6 +57,7 @@ class DataSection(Section):
         test_part: the same for the error table at the end.
         split_by: what stays together, see ``covarium.data.split``.
         accept: kinds of findings in the data that are not to stop training, see ``covarium check data``.
+        workers: processes that load the frames of large sets; None for the cores that training leaves free.
     """
 
     kind: Literal["atoms", "tokens"] | None = None
@@ -70,6 +71,7 @@ class DataSection(Section):
     test_part: int | float = Field(default=0, ge=0)
     split_by: Literal["auto", "group", "composition", "frame"] = "auto"
     accept: list[str] = Field(default_factory=list)
+    workers: int | None = Field(default=None, ge=0)
 
 
 class TermSection(Section):

@@ -64,7 +64,9 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CovariumError(f"another process is writing to '{folder}'; choose another --out") from error
+            raise CovariumError(
+                f"another process is writing to '{folder}'; wait for it, or choose another place"
+            ) from error
         yield
     finally:
         if made and not any(folder.iterdir()):

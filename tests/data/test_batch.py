@@ -43,7 +43,7 @@ def test_batch_equals_collated_graphs(order: list[int], cache_bytes: int) -> Non
             found = getattr(batch.system, name)
             assert found.dtype == value.dtype, name
             torch.testing.assert_close(found, value, rtol=0, atol=0)
-    assert data.costs() == [graph.cost() for graph in singles]
+    assert data.costs().tolist() == [graph.cost() for graph in singles]
 
 
 def test_labels_are_float64_and_frozen_atoms_marked() -> None:

@@ -23,7 +23,8 @@ Labelled = Annotated[
     list[Path] | None,
     Argument(
         metavar="FILE",
-        help="Labelled structures: what ASE reads, also compressed, or npz; or samples of tokens: npz, HDF5.",
+        help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed, or .frames; or samples of tokens: "
+        "npz, HDF5.",
     ),
 ]
 
@@ -65,6 +66,7 @@ def train(
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
+    from covarium.cli.console import counting
     from covarium.workflows.configuring import configure
     from covarium.workflows.kinds import infer, recipe_for
     from covarium.workflows.training_run import resumed_config
@@ -90,7 +92,9 @@ def train(
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
-    _run(infer(resolved, told=told), folder, resume=resume is not None, dry_run=dry_run)
+    with counting("counting neighbours") as counted:
+        planned = infer(resolved, told=told, progress=counted)
+    _run(planned, folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(

@@ -48,8 +48,9 @@ def evaluate(
 ) -> None:
     """Errors of a model on labelled structures, or on samples of tokens."""
     from covarium.cli.console import counting, say, table
-    from covarium.workflows.evaluation import data_settings, write_json, write_report
+    from covarium.workflows.evaluation import ERRORS, data_settings, refuse_targets, write_json, write_report
 
+    refuse_targets(files, json, out)
     loaded, kind = loaded_task(model, device, dtype, threads)
     with counting("evaluating") as progress:
         notes, evaluation = kind.evaluate_files(loaded, files, data_settings(settings or []), progress)
@@ -62,7 +63,7 @@ def evaluate(
     if out is not None:
         write_report(loaded.path, notes, kind.sections(evaluation), out / "report.html")
         say(f"report: {out / 'report.html'}")
-        targets.append(out / "errors.json")
+        targets.append(out / ERRORS)
     for target in targets:
         write_json(evaluation.to_json(), target, about)
         say(f"errors: {target}")
@@ -71,7 +72,7 @@ def evaluate(
 def predict(
     model: Model,
     files: Files,
-    out: Annotated[Path, Option(help="extxyz file for the structures with what was predicted.")] = Path(
+    out: Annotated[Path, Option(help="New extxyz file for the structures with what was predicted.")] = Path(
         "predicted.extxyz"
     ),
     settings: Settings = None,

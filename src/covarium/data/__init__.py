@@ -2,6 +2,8 @@
 
 from covarium.data.batch import Batch, FrameDataset, collate
 from covarium.data.charges import charge_and_spin
+from covarium.data.columns import StoredFrames
+from covarium.data.edge_index import data_set
 from covarium.data.frame import Frame
 from covarium.data.property_statistics import PropertyStatistics, property_statistics, sum_or_mean
 from covarium.data.reading import Reading, Structure, read, read_structures
@@ -18,10 +20,12 @@ __all__ = [
     "Reading",
     "References",
     "Split",
+    "StoredFrames",
     "Statistics",
     "Structure",
     "charge_and_spin",
     "collate",
+    "data_set",
     "element_references",
     "property_statistics",
     "read",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from covarium.data.formats import Record
 from covarium.data.names import STATED_UNITS, plain
+from covarium.data.record import Record
 from covarium.errors import CovariumError, nearest
 from covarium.units import ENERGY, GPA, LENGTH
 

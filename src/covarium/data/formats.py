@@ -1,6 +1,7 @@
 """Files to records: what each structure of a file says, under the file's own keys and in its own units.
 
-Everything ASE reads, ASE data bases with their key-value pairs and data, and npz; plain or compressed (xz, gz, bz2).
+Everything ASE reads, ASE data bases with their key-value pairs and data, LMDB, HDF5, npz and our own sets; plain or
+compressed (xz, gz, bz2).
 """
 
 from __future__ import annotations
@@ -8,62 +9,37 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ase.db
 import ase.io
-import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian
-from ase.data import atomic_numbers
 
-from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS, plain
+from covarium.data.hdf5_files import hdf5_records
+from covarium.data.lmdb_files import lmdb_records
+from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS
+from covarium.data.npz_files import npz_records
+from covarium.data.processes import ProcessLost, apart
+from covarium.data.record import GROWTH, Damage, Record, from_atoms, from_row
+from covarium.data.store import Store, is_store, stored_records
 from covarium.data.xyz import SUFFIXES, Damaged, refuse
 from covarium.data.xyz import images as xyz_images
 from covarium.errors import CovariumError, nearest
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-GROWTH = (2**30, 1000)  # bytes, times the size on disk: text of structures shrinks to a third or, repeated, to 1 %
 PART = 2**20  # bytes that are decompressed at a time
-
-
-@dataclass(frozen=True)
-class Record:
-    """One structure as its file has it.
-
-    Attributes:
-        numbers, positions, cell, pbc: [n], [n, 3], [3, 3] rows, [3]; lengths in the file's unit.
-        fixed: [n] bool, from constraints or a mask.
-        values: everything else, per structure or per atom.
-        atoms: the structure as read, with what its file says of it as a whole in ``info``.
-        source, index: file and place in it.
-    """
-
-    numbers: np.ndarray
-    positions: np.ndarray
-    cell: np.ndarray
-    pbc: np.ndarray
-    fixed: np.ndarray
-    values: dict[str, Any]
-    atoms: Atoms
-    source: str
-    index: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.source}, frame {self.index}"
+SHARDED = (".aselmdb", ".lmdb", ".h5", ".hdf5")  # kinds of files that make up one set in a folder
 
 
 def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]:
-    """The records of one file, the first ``limit`` of them; see ``stream``.
+    """The records of one file or set, the first ``limit`` of them; see ``stream``.
 
     Raises:
         CovariumError: the file is missing, damaged, empty, or of a kind that cannot be read.
@@ -75,26 +51,67 @@ def load(path: Path, keys: Mapping[str, str], limit: int | None) -> list[Record]
 
 
 def stream(
-    path: Path, keys: Mapping[str, str], limit: int | None = None, damaged: Damaged = refuse
-) -> Iterator[Record]:
-    """The records of one file one after another.
+    path: Path,
+    keys: Mapping[str, str],
+    limit: int | None = None,
+    damaged: Damaged = refuse,
+    after: tuple[str, int] | None = None,
+) -> Generator[Record, None, None]:
+    """The records of one file or set, one after another.
 
     Args:
-        path: the file; a second suffix .xz, .gz or .bz2 is decompressed first.
+        path: the file, a second suffix .xz, .gz or .bz2 is decompressed first; or a folder: a set of ``covarium data
+            convert``, or the LMDB or HDF5 files that make up one set.
         keys: for npz only, the arrays that hold ``positions``, ``numbers``, ``cell`` and ``pbc``.
         limit: None for all.
         damaged: told the place of a frame that cannot be read, and why, where the others still can be.
+        after: source and index of the record after which to begin.
 
     Raises:
         CovariumError: the file is missing, of a kind that cannot be read, or damaged beyond single frames.
     """
-    if not path.is_file():
+    files = parts(path)
+    names = [str(file) for file in files]
+    start = 0
+    if after is not None:
+        if after[0] not in names:
+            raise CovariumError(f"{path} has no file {after[0]} any more; the set has changed since it was begun")
+        files, start = files[names.index(after[0]) :], after[1] + 1
+    left = limit
+    for file in files:
+        for record in islice(_one(file, keys, start, left, damaged), left):
+            left = None if left is None else left - 1
+            yield record
+        if left == 0:
+            return
+        start = 0
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a set, in the order of the numbers in their names; the file itself for a single one.
+
+    Raises:
+        CovariumError: there is no such file, or the folder is no set.
+    """
+    if path.is_dir() and not is_store(path) and not (path / "data.mdb").is_file():
+        shards = [file for file in path.iterdir() if file.suffix.lower() in SHARDED]
+        if not shards:
+            raise CovariumError(
+                f"data file {path} is a folder without {', '.join(SHARDED)} files; give the files in it"
+            )
+        return sorted(shards, key=lambda file: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", file.name)])
+    if not path.exists():
         there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        kind = "is a folder; give the files in it" if path.is_dir() else f"is not there{nearest(path.name, there)}"
-        raise CovariumError(f"data file {path} {kind}")
+        raise CovariumError(f"data file {path} is not there{nearest(path.name, there)}")
+    return [path]
+
+
+def _one(path: Path, keys: Mapping[str, str], start: int, limit: int | None, damaged: Damaged) -> Iterator[Record]:
     try:
         with _unpacked(path) as plain_path:
-            yield from islice(_plain(plain_path, str(path), keys, limit, damaged), limit)
+            yield from _plain(plain_path, str(path), keys, start, limit, damaged)
+    except ProcessLost as error:
+        raise CovariumError(f"{path} is truncated or damaged: {error}. Copy it again") from error
     except CovariumError as error:
         named = str(error) if str(path) in str(error) else f"{path}, {error}"
         raise CovariumError(named) from error
@@ -102,7 +119,7 @@ def stream(
         reason = str(error) or type(error).__name__
         raise CovariumError(
             f"{path} cannot be read: {reason}; readable are the formats of ASE (extxyz, .traj, .db, vasprun.xml, "
-            "OUTCAR, …) and .npz, plain or compressed with xz, gz or bz2"
+            "OUTCAR, …), .npz, .aselmdb, .lmdb, .h5 and .frames, plain or compressed with xz, gz or bz2"
         ) from error
 
 
@@ -134,66 +151,54 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield place
 
 
-def _plain(path: Path, source: str, keys: Mapping[str, str], limit: int | None, damaged: Damaged) -> Iterator[Record]:
-    if path.suffix == ".npz":
-        yield from _load_npz(path, source, keys, limit)
+def _plain(
+    path: Path, source: str, keys: Mapping[str, str], start: int, limit: int | None, damaged: Damaged
+) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        yield from npz_records(path, source, keys, start)
         return
     for role in NPZ_STRUCTURE:
         if role in keys:
             raise CovariumError(f"{source}: data.keys.{role} is for npz files only; the format says where they are")
-    if path.suffix in (".db", ".json"):
-        yield from _load_db(path, source, limit)
-        return
-    if path.suffix.lower() in SUFFIXES:
-        images = xyz_images(path, damaged)
+    if is_store(path):
+        yield from stored_records(Store(path), source, start)
+    elif suffix in (".lmdb", ".aselmdb", ".mdb") or path.is_dir():
+        yield from _sound(apart(lmdb_records, path, source, start), damaged)
+    elif suffix in (".h5", ".hdf5"):
+        yield from _sound(apart(hdf5_records, path, source, start), damaged)
+    elif suffix in (".db", ".json"):
+        yield from _load_db(path, source, start, limit)
     else:
-        # an "@" in a name is no index
-        images = enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True))
-    for index, atoms in images:
-        yield _from_atoms(atoms, atoms.info, source, index)
+        for index, atoms in _images(path, start, damaged):
+            yield from_atoms(atoms, atoms.info, source, index)
 
 
-def _from_atoms(atoms: Atoms, info: Mapping[str, Any], source: str, index: int) -> Record:
-    """ASE keeps labels in info, in arrays, or moves them into the calculator; all are gathered, without constraints."""
-    values = dict(info)
-    values.update((key, value) for key, value in atoms.arrays.items() if key not in ("numbers", "positions"))
-    if atoms.calc is not None:
-        # results, not get_forces(): that would zero the forces of constrained atoms
-        values.update(atoms.calc.results)
-        functional = getattr(atoms.calc, "parameters", {}).get("gga", "--")
-        if functional != "--":  # VASP's word for "as the pseudopotentials have it"
-            values.setdefault("gga", functional)
-    atoms.info = dict(info)
-    fixed = np.zeros(len(atoms), dtype=bool)
-    for constraint in atoms.constraints:
-        if fixes(constraint):
-            fixed[constraint.index] = True
-    return Record(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=np.asarray(atoms.positions, dtype=np.float64),
-        cell=np.asarray(atoms.cell.array, dtype=np.float64),
-        pbc=np.asarray(atoms.pbc, dtype=bool),
-        fixed=fixed,
-        values=values,
-        atoms=atoms,
-        source=source,
-        index=index,
-    )
+def _sound(found: Iterable[Record | Damage], damaged: Damaged) -> Iterator[Record]:
+    """The records, and the damage told."""
+    for one in found:
+        if isinstance(one, Damage):
+            damaged(one.index, one.what)
+        else:
+            yield one
 
 
-def fixes(constraint: object) -> bool:
-    """Whether a constraint holds its atoms where they are."""
-    whole = isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
-    return isinstance(constraint, FixAtoms) or whole
+def _images(path: Path, start: int, damaged: Damaged) -> Iterator[tuple[int, Atoms]]:
+    """What ASE reads from ``start`` on, with the places in the file."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return xyz_images(path, damaged, start)
+    # an "@" in a name is no index
+    if suffix == ".traj":
+        return enumerate(ase.io.iread(path, index=f"{start}:", do_not_split_by_at_sign=True), start)
+    return islice(enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True)), start, None)
 
 
-def _load_db(path: Path, source: str, limit: int | None) -> Iterator[Record]:
+def _load_db(path: Path, source: str, start: int, limit: int | None) -> Iterator[Record]:
     with ase.db.connect(path, serial=True) as rows:
         stated = _db_units(rows.metadata)
-        for index, row in enumerate(rows.select(limit=limit)):
-            # schnetpack keeps an energy as an array of one number
-            data = {key: value[0] if np.shape(value) == (1,) else value for key, value in row.data.items()}
-            yield _from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
+        for index, row in enumerate(rows.select(offset=start, limit=limit), start):
+            yield from_row(row, stated, source, index)
 
 
 def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -202,124 +207,3 @@ def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
     for label, unit in metadata.get("_property_unit_dict", {}).items():
         stated[STATED_UNITS[label][0] if label in ("energy", "forces") else f"{label}_unit"] = unit
     return {key: unit for key, unit in stated.items() if unit}
-
-
-def _load_npz(path: Path, source: str, keys: Mapping[str, str], limit: int | None) -> Iterator[Record]:
-    try:
-        _refuse_growth(path, source)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
-    positions_key = _npz_key(arrays, "positions", keys, source)
-    numbers_key = _npz_key(arrays, "numbers", keys, source)
-    positions = arrays[positions_key]
-    if positions.ndim != 3 or positions.shape[2] != 3 or positions.dtype.kind != "f":
-        raise CovariumError(
-            f"{source}: '{positions_key}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
-            "[frames, atoms, 3] (smaller molecules filled up with atomic number 0)"
-        )
-    frames, size = positions.shape[:2]
-    numbers = _atomic_numbers(arrays[numbers_key], f"{source}: '{numbers_key}'")
-    if numbers.shape not in ((size,), (frames, size)):
-        raise CovariumError(
-            f"{source}: '{numbers_key}' has shape {numbers.shape}, expected [{size}] or [{frames}, {size}] as "
-            f"'{positions_key}' has {frames} frames of {size} atoms"
-        )
-    numbers = np.broadcast_to(numbers, (frames, size))
-    cell_key = _npz_key(arrays, "cell", keys, source, optional=True)
-    cells = np.zeros((3, 3)) if cell_key is None else arrays[cell_key]
-    cells = np.broadcast_to(cells.reshape(-1, 3, 3), (frames, 3, 3))
-    pbc_key = _npz_key(arrays, "pbc", keys, source, optional=True)
-    pbc = np.full(3, cell_key is not None) if pbc_key is None else arrays[pbc_key].astype(bool)
-    pbc = np.broadcast_to(pbc, (frames, 3))
-    structure = {positions_key, numbers_key, cell_key, pbc_key}
-    others = {name: array for name, array in arrays.items() if name not in structure}
-    for index in range(frames if limit is None else min(limit, frames)):
-        real = numbers[index] > 0  # zeros fill up the shorter molecules
-        fixed = np.zeros(int(real.sum()), dtype=bool)
-        values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
-        atoms = Atoms(
-            numbers[index][real].astype(np.int64), positions[index][real].astype(np.float64),
-            cell=cells[index].astype(np.float64), pbc=pbc[index],
-            info={name: value for name, value in values.items() if np.ndim(value) == 0},
-        )  # fmt: skip
-        yield Record(
-            numbers=atoms.numbers,
-            positions=atoms.positions,
-            cell=atoms.cell.array,
-            pbc=atoms.pbc,
-            fixed=fixed,
-            values=values,
-            atoms=atoms,
-            source=source,
-            index=index,
-        )
-
-
-def _refuse_growth(path: Path, source: str) -> None:
-    """Before an archive is unpacked into memory.
-
-    Raises:
-        CovariumError: it grows beyond all measure.
-    """
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > GROWTH[0] + GROWTH[1] * path.stat().st_size:
-        raise CovariumError(f"{source} grows to {size / 2**30:.0f} GiB, more than {GROWTH[1]} times its size")
-
-
-def _npz_value(array: np.ndarray, index: int, frames: int, real: np.ndarray) -> Any:  # noqa: ANN401  (a foreign file's)
-    """Frame ``index`` of an array that has one entry per frame, the whole array otherwise."""
-    if array.ndim == 0 or array.shape[0] != frames:
-        return array.item() if array.ndim == 0 else array
-    value = array[index]
-    if value.ndim and value.shape[0] == len(real):
-        return value[real]
-    return value.item() if value.size == 1 else value
-
-
-def _npz_key(
-    arrays: Mapping[str, np.ndarray], role: str, keys: Mapping[str, str], source: str, *, optional: bool = False
-) -> Any:  # noqa: ANN401  (a str, or None where optional)
-    """The array that plays a role: the given one, or the only one with a usual name."""
-    given = keys.get(role)
-    if given is not None:
-        if given not in arrays:
-            hint = nearest(given, arrays)
-            raise CovariumError(f"{source} has no array '{given}' for {role}{hint}; it has {_listed(arrays)}")
-        return given
-    found = [name for name in arrays if plain(name) in NPZ_STRUCTURE[role]]
-    if len(found) == 1:
-        return found[0]
-    if not found and optional:
-        return None
-    choice = found[0] if found else "NAME"
-    remedy = f"--set data.keys.{role}={choice}"
-    problem = f"has several arrays that may be the {role}: {', '.join(found)}"
-    if not found:
-        problem = f"has no array with a usual name for the {role}"
-        prefixes = [name[: -len("R")] for name in arrays if name.endswith("_R")]  # train_R, test_R, …
-        if prefixes:
-            problem = f"holds several sets of structures, {', '.join(prefix + 'R' for prefix in prefixes)}"
-            usual = {"positions": "R", "numbers": "species", "energy": "E", "forces": "F"}
-            named = {label: prefixes[0] + name for label, name in usual.items() if prefixes[0] + name in arrays}
-            remedy = " ".join(f"--set data.keys.{label}={name}" for label, name in named.items())
-    raise CovariumError(f"{source} {problem}; it has {_listed(arrays)}. Choose, for example with {remedy}")
-
-
-def _listed(arrays: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-
-
-def _atomic_numbers(array: np.ndarray, name: str) -> np.ndarray:
-    """Atomic numbers from numbers or chemical symbols."""
-    if array.dtype.kind in "US":
-        symbols: Iterable[str] = [str(symbol) for symbol in array.astype(str).ravel()]
-        unknown = sorted({symbol for symbol in symbols if symbol and symbol not in atomic_numbers})
-        if unknown:
-            raise CovariumError(f"{name} has '{unknown[0]}', which is not a chemical symbol")
-        return np.array([atomic_numbers[symbol] if symbol else 0 for symbol in symbols]).reshape(array.shape)
-    if array.dtype.kind not in "iuf" or (array != np.round(array)).any():
-        raise CovariumError(f"{name} holds {array.dtype} values, expected atomic numbers or chemical symbols")
-    return array.astype(np.int64)

@@ -10,8 +10,8 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from covarium.data.conversion import Units
-from covarium.data.formats import Record
 from covarium.data.names import FORCE_CONSISTENT, GROUPS, LABELS, THEORY, plain
+from covarium.data.record import Record
 from covarium.errors import CovariumError, nearest
 
 SAME = 1e-6  # in the file's unit: two keys whose values differ by less hold the same label
@@ -118,18 +118,33 @@ def extract(record: Record, label: str, key: str, units: Units) -> np.ndarray | 
     """
     if key not in record.values or record.values[key] is None:
         return None
-    value = record.values[key]
-    if not fits(label, value, len(record.numbers)):
-        raise CovariumError(
-            f"{record.where}: {label} '{key}' is of type {type(value).__name__} and shape {np.shape(value)}, "
-            f"{str(value)[:60]!r}; expected {_expected(label, len(record.numbers))}"
-        )
-    array = np.array(value, dtype=np.float64)
+    if label == "property":
+        return property_value(record.values, key, record.where)
+    array = _number(record.values[key], label, key, len(record.numbers), record.where)
     if label in ("stress", "virial"):
         return _stress(record, label, key, array, units)
-    if label == "property":
-        return array.reshape(()) if array.size == 1 else array
     return np.asarray(array * units.size.get(label, 1.0))
+
+
+def property_value(values: Mapping[str, Any], key: str, where: str) -> np.ndarray | None:
+    """The value under a key as a property, 0-d or [3], float64, as it is; None where there is none.
+
+    Raises:
+        CovariumError: it has another type or shape.
+    """
+    if values.get(key) is None:
+        return None
+    array = _number(values[key], "property", key, 0, where)
+    return array.reshape(()) if array.size == 1 else array
+
+
+def _number(value: Any, label: str, key: str, atoms: int, where: str) -> np.ndarray:  # noqa: ANN401
+    if not fits(label, value, atoms):
+        raise CovariumError(
+            f"{where}: {label} '{key}' is of type {type(value).__name__} and shape {np.shape(value)}, "
+            f"{str(value)[:60]!r}; expected {_expected(label, atoms)}"
+        )
+    return np.array(value, dtype=np.float64)
 
 
 def _expected(label: str, atoms: int) -> str:
@@ -156,14 +171,18 @@ def _stress(record: Record, label: str, key: str, array: np.ndarray, units: Unit
     return (full + full.T) / 2
 
 
-def property_unit(records: Sequence[Record], key: str, given: str) -> str:
-    """The unit of a property: the one given, else what the files state under ``KEY_unit``, else empty.
+def stated_units(values: Mapping[str, Any], key: str) -> set[str]:
+    """What a structure states under ``KEY_unit``."""
+    names = (plain(key) + "unit", plain(key) + "units")
+    return {str(value) for name, value in values.items() if plain(name) in names}
+
+
+def property_unit(stated: set[str], key: str, given: str) -> str:
+    """The unit of a property: the one given, else the one that structures state, else empty.
 
     Raises:
         CovariumError: the files state several.
     """
-    names = (plain(key) + "unit", plain(key) + "units")
-    stated = {str(value) for r in records for name, value in r.values.items() if plain(name) in names}
     if not given and len(stated) > 1:
         raise CovariumError(f"the files state '{key}' in several units, {', '.join(sorted(stated))}; read them apart")
     return given or next(iter(stated), "")

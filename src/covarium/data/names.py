@@ -11,9 +11,12 @@ LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "energy": (
             "energy", "refenergy", "dftenergy", "energyref", "energydft", "totalenergy", "totenergy", "etot",
-            "potentialenergy", "e", "energies", "freeenergy",
+            "potentialenergy", "e", "energies", "epbe0mbd", "freeenergy",
         ),
-        "forces": ("forces", "force", "refforces", "refforce", "dftforces", "dftforce", "forcesref", "forcesdft", "f"),
+        "forces": (
+            "forces", "force", "refforces", "refforce", "dftforces", "dftforce", "forcesref", "forcesdft", "f",
+            "totfor",
+        ),
         "stress": ("stress", "refstress", "dftstress", "stressref", "stressdft"),
         "virial": ("virial", "virials", "refvirial", "refvirials", "dftvirial", "dftvirials"),
         "charge": ("charge", "totalcharge"),
@@ -27,8 +30,19 @@ FORCE_CONSISTENT = "freeenergy"  # a second, well-defined energy beside "energy"
 
 NPZ_STRUCTURE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "positions": ("r", "positions", "position", "pos", "coords", "coord", "coordinates", "xyz"),
-        "numbers": ("z", "numbers", "atomicnumbers", "nuclearcharges", "species", "symbols", "elements"),
+        "positions": (
+            "r",
+            "positions",
+            "position",
+            "pos",
+            "coords",
+            "coord",
+            "coordinates",
+            "xyz",
+            "atxyz",
+            "conformations",
+        ),
+        "numbers": ("z", "numbers", "atomicnumbers", "nuclearcharges", "species", "symbols", "elements", "atnum"),
         "cell": ("cell", "cells", "lattice", "box"),
         "pbc": ("pbc",),
     }
@@ -42,6 +56,7 @@ STATED_UNITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "all": ("units", "unit"),
     }
 )
+REST = "covarium_rest"  # where formats of plain arrays keep, as JSON, what has no array of its own
 THEORY = (
     "theory", "level", "leveloftheory", "functional", "dftfunctional", "xc", "xcfunctional", "gga", "method", "basis",
     "basisset",

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from ase.data import atomic_masses
 
+from covarium.data.columns import compositions_of, elements_of, label_of
 from covarium.data.frame import Frame
 from covarium.data.statistics import References, element_references
 from covarium.errors import CovariumError
@@ -34,9 +35,8 @@ class PropertyStatistics:
 def sum_or_mean(frames: Sequence[Frame]) -> tuple[Literal["sum", "mean"], str]:
     """Whether a scalar is extensive or intensive, and the reason: which explains it better by composition alone, a sum
     over the atoms or a mean."""
-    values = np.array([float(frame.labels["property"]) for frame in frames])
-    counts = np.stack([np.bincount(frame.numbers, minlength=119) for frame in frames]).astype(np.float64)
-    counts = counts[:, counts.any(axis=0)]
+    values = label_of(frames, "property")
+    counts = compositions_of(frames).astype(np.float64)
     spread = float(np.sqrt(np.mean((values - values.mean()) ** 2)))
     left = {}
     for how, table in (("sum", counts), ("mean", counts / counts.sum(1, keepdims=True))):
@@ -68,8 +68,8 @@ def property_statistics(
         CovariumError: all values are the same, so that there is nothing to learn; references of anything but a sum; or
             what ``element_references`` refuses.
     """
-    labels = np.stack([frame.labels["property"] for frame in frames])
-    elements = sorted({int(z) for frame in frames for z in frame.numbers})
+    labels = label_of(frames, "property")
+    elements = [int(z) for z in elements_of(frames)]
     none = References(dict.fromkeys(elements, 0.0), "given", [])
     if readout not in ("sum", "mean", "mean_with_zero"):
         if not isinstance(references, str) and any(references.values()):
@@ -77,9 +77,10 @@ def property_statistics(
         return _of_structures(frames, labels, readout, none)
     plain = isinstance(references, str) and readout != "sum"
     found = none if plain else element_references(frames, references, "property")
-    parts = {"sum": lambda n: 1, "mean": lambda n: n, "mean_with_zero": lambda n: n + 1}[readout]
-    known = [sum(found.energies[int(z)] for z in frame.numbers) / parts(len(frame.numbers)) for frame in frames]
-    rest = labels - np.array(known)
+    counts = compositions_of(frames)
+    atoms = counts.sum(axis=1)
+    parts = {"sum": np.ones_like(atoms), "mean": atoms, "mean_with_zero": atoms + 1}[readout]
+    rest = labels - counts @ np.array([found.energies[z] for z in elements]) / parts
     offset = 0.0 if any(found.energies.values()) else float(rest.mean())
     spread = _positive(float(np.std(rest)), labels)
     return PropertyStatistics(found, spread, offset, spread)

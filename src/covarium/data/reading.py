@@ -14,11 +14,15 @@ from ase.data import chemical_symbols
 
 from covarium.data import labels as labelling
 from covarium.data.charges import CHARGES, chosen_charge_and_spin
+from covarium.data.columns import StoredFrames
 from covarium.data.conversion import Units, length_size, resolve
-from covarium.data.formats import Record, fixes, load
+from covarium.data.formats import load
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.names import LABELS, NPZ_STRUCTURE, plain
 from covarium.data.plausibility import findings
+from covarium.data.record import Record, fixes
+from covarium.data.store import LABELS as KEPT
+from covarium.data.store import SUFFIX, Store, is_store
 from covarium.errors import CovariumError, nearest
 
 
@@ -27,7 +31,7 @@ class Reading:
     """What was read, and how.
 
     Attributes:
-        frames: in the order of the files.
+        frames: in the order of the files; those of our own sets are read when they are asked for.
         keys: the key in the files that each label was taken from.
         units: the files' units of ``energy``, ``length``, ``forces``, ``stress``; the frames are in eV and Å.
         theory: the level of theory as the files state it, empty if they do not.
@@ -35,7 +39,7 @@ class Reading:
         left_out: labels that the files hold and the frames do not, with the reason.
     """
 
-    frames: list[Frame]
+    frames: Sequence[Frame]
     keys: dict[str, str]
     units: dict[str, str]
     theory: str
@@ -54,7 +58,8 @@ def read(
     """Read labelled structures from files that belong together.
 
     Args:
-        paths: anything ASE reads, and npz; plain or compressed with xz, gz or bz2.
+        paths: anything ASE reads, npz, LMDB and HDF5, plain or compressed with xz, gz or bz2, read into memory; or
+            sets of ``covarium data convert``, which stay in their files.
         keys: which key of the files holds ``energy``, ``forces``, ``stress``, ``virial``, ``charge``, ``spin``,
             ``multiplicity``, ``fixed``, ``group``, ``property`` (which has no usual name); for npz also ``positions``,
             ``numbers``, ``cell``, ``pbc``. Others are found under their usual names.
@@ -70,8 +75,10 @@ def read(
             frames; units are unknown or contradicted by the values.
     """
     keys, given_units = dict(keys or {}), dict(units or {})
+    check_arguments(paths, keys, need, limit)
+    if any(is_store(Path(path)) for path in paths):
+        return _stored(paths, keys, given_units, need, limit)
     given_unit = given_units.pop("property", "")
-    _check_arguments(paths, keys, need, limit)
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
@@ -84,15 +91,101 @@ def read(
     used = {label: key for label, key in chosen.items() if key is not None}
     names = file_units.names
     if "property" in used:
-        names = names | {"property": labelling.property_unit(records, used["property"], given_unit)}
+        stated = {unit for record in records for unit in labelling.stated_units(record.values, used["property"])}
+        names = names | {"property": labelling.property_unit(stated, used["property"], given_unit)}
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
     used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
-    _check_values(frames, file_units, names, notes)
+    check_values(frames, file_units, names, notes)
     if group is not None:
         used["group"] = group
         notes.append(f"groups for splitting from '{group}'")
     theory = labelling.theory(records, notes)
     return Reading(frames, used, names, theory, notes, left_out)
+
+
+def _stored(
+    paths: Sequence[Path], keys: Mapping[str, str], units: Mapping[str, str], need: Sequence[str], limit: int | None
+) -> Reading:
+    """Our own sets: everything was chosen, converted and checked when they were made.
+
+    Raises:
+        CovariumError: other files among them, settings that mean nothing here, a set that is not complete or in which
+            frames lack a needed label.
+    """
+    foreign = [str(path) for path in paths if not is_store(Path(path))]
+    if foreign:
+        raise CovariumError(
+            f"{foreign[0]} cannot be read together with {SUFFIX} sets; convert it first: covarium data convert "
+            f"{foreign[0]} {Path(foreign[0]).name.split('.')[0]}{SUFFIX}"
+        )
+    meaningless = [*(f"data.keys.{key}" for key in keys if key != "property"),
+                   *(f"data.units.{key}" for key in units if key != "property")]  # fmt: skip
+    if meaningless:
+        raise CovariumError(
+            f"{paths[0]} has its keys and units from its conversion; leave out {', '.join(meaningless)}"
+        )
+    stores = [Store(Path(path)) for path in paths]
+    theory = "; ".join(dict.fromkeys(store.header["theory"] for store in stores if store.header["theory"]))
+    notes = [stored_contents(stores)]
+    if "property" in need:
+        if "property" not in keys:
+            raise CovariumError(f"{paths[0]}: name the property with --set data.keys.property=KEY")
+        frames = StoredFrames(stores, ("property",), limit=limit, key=keys["property"])
+        unit = _check_property(frames, units.get("property", ""))
+        notes += [f"labels: property from '{keys['property']}'", f"property: {unit or 'unit not stated'}"]
+        return Reading(frames, {"property": keys["property"]}, {"property": unit}, theory, notes, [])
+    labels, left_out = _stored_labels(stores, need)
+    frames = StoredFrames(stores, labels, limit=limit)
+    notes.append(f"labels: {', '.join(labels) or 'none'}, in eV and Å")
+    return Reading(frames, {}, {}, theory, notes, left_out)
+
+
+def _stored_labels(stores: Sequence[Store], need: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The labels that all frames have, and those that only some have, with the reason for leaving them out."""
+    frames = sum(map(len, stores))
+    labels, left_out = [], []
+    for label in KEPT:
+        have = sum(store.labels[label] for store in stores)
+        problem = f"{have:,} of {frames:,} frames have {label}" if have < frames else ""
+        if have == frames and label != "energy" and not any(label in store.header["nonzero"] for store in stores):
+            problem = f"{label} is exactly zero in all frames; it was lost before conversion"
+        if problem and label in need:
+            raise CovariumError(f"{stores[0].path}: {problem}; leave out or label the others before the conversion")
+        if not problem:
+            labels.append(label)
+        elif have:
+            left_out.append(f"{label} is left out. {problem}")
+    return tuple(labels), left_out
+
+
+def _check_property(frames: StoredFrames, given: str) -> str:
+    """Go through the values of a property once; returns its unit.
+
+    Raises:
+        CovariumError: a frame lacks it, some have scalars and some vectors, all are zero, or several units are stated.
+    """
+    key = str(frames.key)
+    first: tuple[int, ...] | None = None
+    zero, stated = True, set[str]()
+    for store, k in frames.places():
+        rest = store.rest(k)
+        value = store.property(k, key, rest)
+        first = value.shape if first is None else first
+        if value.shape != first:
+            raise CovariumError(f"'{key}' is a scalar in some frames and a vector in others; separate them")
+        zero = zero and not value.any()
+        stated |= labelling.stated_units(rest.values, key)
+    if zero:
+        raise CovariumError(f"{frames.stores[0].path}: property '{key}' is exactly zero in all frames")
+    return labelling.property_unit(stated, key, given)
+
+
+def stored_contents(stores: Sequence[Store]) -> str:
+    """One line about sets of ours."""
+    frames, atoms = (sum(store.totals[what] for store in stores) for what in ("frame", "atom"))
+    names = " ".join(chemical_symbols[z] for z in sorted({z for store in stores for z in store.header["elements"]}))
+    periodic = "some periodic" if any("pbc" in store.header["nonzero"] for store in stores) else "not periodic"
+    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +215,7 @@ def read_structures(
         CovariumError: a file cannot be read, a key does not exist, or the unit of length is unknown.
     """
     keys = dict(keys or {})
-    _check_arguments(paths, keys, (), limit)
+    check_arguments(paths, keys, (), limit)
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     size = length_size(dict(units or {}), records)
     return [Structure(_structure(record, keys, size), record.source, record.index) for record in records]
@@ -162,7 +255,11 @@ def _mask(record: Record, key: str) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
+def check_arguments(paths: Sequence[Path], keys: Mapping[str, str], need: Sequence[str], limit: int | None) -> None:
+    """
+    Raises:
+        CovariumError: no files, or names that mean nothing.
+    """
     if not paths:
         raise CovariumError("no data file was named")
     allowed = (*LABELS, "group", *NPZ_STRUCTURE)
@@ -287,6 +384,13 @@ def frame_of(
 ) -> Frame:
     """A record in eV and Å, with its labels and with charge, spin and frozen atoms under the chosen keys.
 
+    Args:
+        record: in its own units.
+        labels: in eV and Å.
+        chosen: the keys of charge, spin, multiplicity and fixed.
+        group: the key of the group.
+        units: of the record.
+
     Raises:
         CovariumError: it is no valid structure, or its charge and spin are impossible.
     """
@@ -327,7 +431,18 @@ def _charge_everywhere(records: Sequence[Record], chosen: Mapping[str, str | Non
             )
 
 
-def _check_values(frames: Sequence[Frame], units: Units, names: Mapping[str, str], notes: list[str]) -> None:
+def check_values(frames: Sequence[Frame], units: Units, names: Mapping[str, str], notes: list[str]) -> None:
+    """Note the units and what the values say of them.
+
+    Args:
+        frames: in eV and Å.
+        units: of the files.
+        names: of the units, with that of a property if there is one.
+        notes: are added to.
+
+    Raises:
+        CovariumError: the values contradict units that nobody gave.
+    """
     if "property" in names:
         unit = names["property"] or "numbers as in the file, unit not stated"
         notes.append(f"units {units.origin}: length {names['length']}; property: {unit}")

@@ -32,7 +32,7 @@ class BalancedSampler:
 
     def __init__(
         self,
-        costs: Sequence[int],
+        costs: Sequence[int] | np.ndarray,
         batch_size: int,
         seed: int,
         *,

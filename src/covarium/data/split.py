@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from covarium.data.columns import columns, composition, compositions_of, elements_of
 from covarium.data.frame import Frame
 from covarium.errors import CovariumError
 
@@ -53,7 +54,8 @@ def split(
     Raises:
         CovariumError: the parts leave nothing to train on, or ``by`` does not fit the frames.
     """
-    drawn = [k for k, frame in enumerate(frames) if not frame.isolated]
+    isolated = np.concatenate([part.isolated for part in columns(frames)])
+    drawn = np.flatnonzero(~isolated)
     if len(drawn) < 2:
         raise CovariumError(f"{len(drawn)} frames besides isolated atoms cannot be split; at least 2 are needed")
     counts = (_count(valid, len(drawn)), _count(test, len(drawn)))
@@ -62,18 +64,20 @@ def split(
             f"{counts[0]} frames for validation and {counts[1]} for test are asked of {len(drawn)}; "
             "at least 1 is needed for validation and 1 must remain for training"
         )
-    rule = _rule(frames, drawn) if by == "auto" else by
-    parts = _draw(frames, _members(frames, drawn, rule), counts, seed)
+    rule, unit = _units(frames, drawn, by)
+    present = _present(frames)
+    parts = _draw(unit, present[drawn], present[isolated], counts, seed)
     how: str = rule
     if parts is None and by == "auto":
         how = f"frame (drawn by {rule}, training would lack an element); frames of one {rule} are in several parts"
-        parts = _draw(frames, _members(frames, drawn, "frame"), counts, seed)
+        parts = _draw(np.arange(len(drawn)), present[drawn], present[isolated], counts, seed)
     if parts is None:
         raise CovariumError(f"no draw by {rule} leaves every element in training; give validation files, or more data")
-    chosen = {*parts[0], *parts[1]}
-    train = [k for k in range(len(frames)) if k not in chosen]
-    sizes = f"{len(train)} training, {len(parts[0])} validation, {len(parts[1])} test"
-    return Split(train, parts[0], parts[1], f"split: {sizes}, drawn by {how}, seed {seed}")
+    held_out = [drawn[part] for part in parts]
+    train = np.setdiff1d(np.arange(len(frames)), np.concatenate(held_out), assume_unique=True)
+    sizes = f"{len(train)} training, {len(held_out[0])} validation, {len(held_out[1])} test"
+    note = f"split: {sizes}, drawn by {how}, seed {seed}"
+    return Split(train.tolist(), held_out[0].tolist(), held_out[1].tolist(), note)
 
 
 def division(
@@ -108,64 +112,94 @@ def _count(asked: float | int | None, frames: int) -> int:
     return max(1, int(asked * frames)) if isinstance(asked, float) and asked > 0 else int(asked)
 
 
-def _rule(frames: Sequence[Frame], drawn: list[int]) -> Rule:
-    """Groups where named, else compositions where many share frames, else single frames."""
+def _units(frames: Sequence[Frame], drawn: np.ndarray, by: Rule | Literal["auto"]) -> tuple[Rule, np.ndarray]:
+    """The rule, and for each drawn frame the number of the unit that stays together, in order of first appearance.
+
+    ``auto``: groups where named, else compositions where many share frames, else single frames.
+    """
+    if by not in ("auto", "group", "composition", "frame"):
+        raise CovariumError(f"frames are split by auto, group, composition or frame, not by '{by}'")
     rules: tuple[tuple[Rule, int], ...] = (("group", 2), ("composition", MANY))
     for rule, least in rules:
-        if least <= len(_members(frames, drawn, rule)) < len(drawn):
-            return rule
-    return "frame"
+        if by in ("auto", rule):
+            unit = _groups(frames)[drawn] if rule == "group" else _compositions(frames)[drawn]
+            unit = _numbered(unit)
+            if by == rule or least <= unit.max() + 1 < len(drawn):
+                return rule, unit
+    return "frame", np.arange(len(drawn))
 
 
-def _members(frames: Sequence[Frame], drawn: list[int], rule: Rule) -> list[list[int]]:
-    """The frames of each unit that stays together, in order of first appearance."""
-    if rule not in ("group", "composition", "frame"):
-        raise CovariumError(f"frames are split by auto, group, composition or frame, not by '{rule}'")
-    units: dict[str | bytes | int, list[int]] = {}
-    for k in drawn:
-        frame = frames[k]
-        if rule == "group" and frame.group:
-            units.setdefault(frame.group, []).append(k)
-        elif rule == "composition":
-            units.setdefault(np.sort(frame.numbers).tobytes(), []).append(k)
-        else:
-            units[k] = [k]  # also a frame without a group: it stands alone
-    return list(units.values())
+def _numbered(unit: np.ndarray) -> np.ndarray:
+    """Units by order of first appearance."""
+    _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _groups(frames: Sequence[Frame]) -> np.ndarray:
+    """[frames] a number for each group; a frame without one stands alone."""
+    known: dict[str | int, int] = {}
+    unit = []
+    for part in columns(frames):
+        for k, group in zip(part.index.tolist(), part.groups(), strict=True):
+            unit.append(known.setdefault(group or k, len(known)))
+    return np.array(unit)
+
+
+def _compositions(frames: Sequence[Frame]) -> np.ndarray:
+    """[frames] a number for each composition."""
+    known: dict[bytes, int] = {}
+    elements = elements_of(frames)
+    unit = []
+    for part in columns(frames):
+        rows, inverse = np.unique(composition(part, elements), axis=0, return_inverse=True)
+        numbers = np.array([known.setdefault(row.tobytes(), len(known)) for row in rows])
+        unit.append(numbers[inverse.reshape(-1)])
+    return np.concatenate(unit)
+
+
+def _present(frames: Sequence[Frame]) -> np.ndarray:
+    """[frames, K] bool, which elements a frame has."""
+    return compositions_of(frames) > 0
 
 
 def _draw(
-    frames: Sequence[Frame], units: list[list[int]], counts: tuple[int, int], seed: int
-) -> tuple[list[int], list[int]] | None:
-    """Validation and test frames as whole units, None where training would lose an element or be empty."""
-    elements = [np.unique(np.concatenate([frames[k].numbers for k in unit])) for unit in units]
-    left = np.zeros(119, dtype=np.int64)  # units in training, by element
-    for frame in frames:
-        if frame.isolated:
-            left[frame.numbers] += 1
-    for present in elements:
-        left[present] += 1
-    order = np.random.default_rng(seed).permutation(len(units)).tolist()
-    free = set(order)
+    unit: np.ndarray, present: np.ndarray, isolated: np.ndarray, counts: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Places of validation and test frames as whole units, None where training would lose an element or be empty.
+
+    Args:
+        unit: [n] of each frame, numbered from 0.
+        present: [n, K] the elements of each frame.
+        isolated: [m, K] the elements of frames that always stay in training.
+        counts: of the two parts.
+        seed: of the order in which units are looked at.
+    """
+    size = np.bincount(unit)
+    elements = np.zeros((len(size), present.shape[1]), dtype=bool)
+    np.logical_or.at(elements, unit, present)
+    left = isolated.sum(axis=0) + elements.sum(axis=0)  # isolated atoms and units in training, by element
+    order = np.random.default_rng(seed).permutation(len(size))
+    part_of = np.zeros(len(size), dtype=np.int8)  # 0 for training
+    free = len(size)
 
     def spare(u: int) -> bool:
-        return u in free and len(free) > 1 and bool((left[elements[u]] > 1).all())
+        return part_of[u] == 0 and free > 1 and bool((left[elements[u]] > 1).all())
 
-    def take(count: int) -> list[int]:
-        part: list[int] = []
-        for u in order:
-            if len(part) + len(units[u]) <= count and spare(u):
-                move(u, part)
-        if count and not part:
-            smallest = min(filter(spare, order), key=lambda u: len(units[u]), default=None)
-            if smallest is not None:
-                move(smallest, part)
-        return sorted(part)
-
-    def move(u: int, part: list[int]) -> None:
-        part.extend(units[u])
-        free.discard(u)
-        left[elements[u]] -= 1
-
-    parts = take(counts[0]), take(counts[1])
-    short = any(count and not part for count, part in zip(counts, parts, strict=True))
-    return None if short else parts
+    for number, count in enumerate(counts, 1):
+        taken = 0
+        for u in order if count else ():
+            if taken + size[u] <= count and spare(u):
+                part_of[u] = number
+                taken, free, left = taken + size[u], free - 1, left - elements[u]
+            if taken == count:
+                break
+        if count and not taken:
+            smallest = min(filter(spare, order), key=lambda u: size[u], default=None)
+            if smallest is None:
+                return None
+            part_of[smallest] = number
+            free, left = free - 1, left - elements[smallest]
+    where = part_of[unit]
+    return np.flatnonzero(where == 1), np.flatnonzero(where == 2)

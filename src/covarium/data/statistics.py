@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from covarium.data.batch import FrameDataset
+from covarium.data.columns import Columns, columns, composition, elements_of
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.errors import CovariumError, nearest
 
@@ -57,30 +58,67 @@ class Statistics:
 def statistics(
     data: FrameDataset, references: Literal["auto", "isolated", "least_squares", "none"] | Mapping[str, float] = "auto"
 ) -> Statistics:
-    """The statistics of a training set; finds the neighbours of every frame.
+    """The statistics of a training set; finds the neighbours of every frame whose edges are not counted yet.
+
+    Frames in files are passed over block by block, and verified.
 
     Raises:
-        CovariumError: the references cannot be had in the way asked for.
+        CovariumError: the references cannot be had in the way asked for, or a file is damaged.
     """
-    found = element_references(data.frames, references)
-    bulk = [k for k, frame in enumerate(data.frames) if not frame.isolated] or list(range(len(data)))
-    frames = [data.frames[k] for k in bulk]
-    atoms = np.array([len(frame.numbers) for frame in frames])
-    force_rms = None
-    if "forces" in frames[0].labels:
-        free = np.concatenate([frame.labels["forces"][~frame.fixed] for frame in frames])
-        force_rms = float(np.sqrt(np.mean(free**2))) if free.size else None
-    energy_std = None
-    if "energy" in frames[0].labels:
-        energy_std = float(np.std([remaining_energy(f, found.energies) / len(f.numbers) for f in frames]))
+    frames, edges = data.frames, data.edge_counts()
+    found = element_references(frames, references)
+    lonely = all(part.isolated.all() for part in columns(frames))
+    sums = _Sums()
+    for part in columns(frames, verify=True):
+        sums.add(part, part.isolated if lonely else ~part.isolated, found.energies, edges, data.labels)
     return Statistics(
         references=found,
-        elements=_elements(data.frames),
-        force_rms=force_rms,
-        energy_std_per_atom=energy_std,
-        average_degree=float(data.edge_counts()[bulk].sum() / atoms.sum()),
-        average_atoms=float(atoms.mean()),
+        elements=tuple(found.energies),
+        force_rms=float(np.sqrt(sums.squares / sums.components)) if sums.components else None,
+        energy_std_per_atom=float(np.sqrt(sums.spread / sums.frames)) if "energy" in data.labels else None,
+        average_degree=float(sums.edges / sums.atoms),
+        average_atoms=float(sums.atoms / sums.frames),
     )
+
+
+@dataclass
+class _Sums:
+    """Over the frames so far: F² and its components, edges, atoms, frames, mean and Σ (x − mean)² of x = E/atom."""
+
+    squares: float = 0.0
+    components: int = 0
+    edges: int = 0
+    atoms: int = 0
+    frames: int = 0
+    mean: float = 0.0
+    spread: float = 0.0
+
+    def add(
+        self,
+        part: Columns,
+        chosen: np.ndarray,
+        references: Mapping[int, float],
+        edges: np.ndarray,
+        labels: Collection[str],
+    ) -> None:
+        atoms = part.atoms[chosen]
+        if not len(atoms):
+            return
+        if "forces" in labels:
+            free = part.label("forces")[np.repeat(chosen, part.atoms) & ~part.fixed]
+            self.squares += float(np.sum(free**2))
+            self.components += free.size
+        if "energy" in labels:
+            counts = composition(part, np.array(list(references)))[chosen]
+            rest = (part.label("energy")[chosen] - counts @ np.array(list(references.values()))) / atoms
+            # Chan, Golub & LeVeque 1983, Am. Stat. 37, 242: joining two means and two sums of squares
+            step = float(rest.mean()) - self.mean
+            self.spread += float(np.sum((rest - rest.mean()) ** 2))
+            self.spread += step**2 * self.frames * len(rest) / (self.frames + len(rest))
+            self.mean += step * len(rest) / (self.frames + len(rest))
+        self.edges += int(edges[part.index[chosen]].sum())
+        self.atoms += int(atoms.sum())
+        self.frames += len(atoms)
 
 
 def remaining_energy(frame: Frame, references: Mapping[int, float]) -> float:
@@ -105,7 +143,7 @@ def element_references(
     Raises:
         CovariumError: an element has no given energy or no isolated atom, or two isolated atoms contradict each other.
     """
-    elements = _elements(frames)
+    elements = tuple(int(z) for z in elements_of(frames))
     if not isinstance(mode, str):
         return _given(elements, mode)
     if mode not in ("auto", "isolated", "least_squares", "none"):
@@ -117,7 +155,10 @@ def element_references(
         return References(dict.fromkeys(elements, 0.0), "given", [])
     if label not in frames[0].labels:
         return References(dict.fromkeys(elements, 0.0), "given", ["no energies: references are zero"])
-    isolated = _isolated(frames, label) if mode != "least_squares" else {}
+    fit = _Fit(elements, label)
+    for part in columns(frames):
+        fit.add(part, frames)
+    isolated = _isolated(fit.alone, label) if mode != "least_squares" else {}
     lacking = [chemical_symbols[z] for z in elements if z not in isolated]
     if mode == "isolated" and lacking:
         raise CovariumError(
@@ -126,17 +167,43 @@ def element_references(
     if not lacking:
         return References({z: isolated[z] for z in elements}, "isolated atoms", [])
     notes = [f"isolated atoms of {', '.join(lacking)} are missing: least squares for all"] if isolated else []
-    bound = {int(z) for frame in frames if not frame.isolated for z in frame.numbers}
-    alone = [chemical_symbols[z] for z in elements if z not in bound]
+    alone = [chemical_symbols[z] for z in elements if z not in fit.bound]
     if alone:
         notes.append(f"only isolated atoms hold {', '.join(alone)}: their energies are the references of these")
     # isolated atoms would distort the fit for elements of other frames, but are all there is for the rest
-    fitted = [frame for frame in frames if not frame.isolated or int(frame.numbers[0]) not in bound]
-    return _least_squares(fitted, elements, notes, label)
+    for frame in fit.alone:
+        if int(frame.numbers[0]) not in fit.bound:
+            fit.join((np.array(elements) == frame.numbers[0])[None], np.array([float(frame.labels[label])]))
+    return _least_squares(fit, notes)
 
 
-def _elements(frames: Sequence[Frame]) -> tuple[int, ...]:
-    return tuple(int(z) for z in np.unique(np.concatenate([frame.numbers for frame in frames])))
+class _Fit:
+    """A least squares fit of energies, or of another label, to compositions, gathered part by part.
+
+    Kept are the triangular factor R of the matrix of compositions, which has its singular values, and Qᵀ times the
+    energies.
+    """
+
+    def __init__(self, elements: tuple[int, ...], label: str) -> None:
+        self.elements, self.label = elements, label
+        self.bound: set[int] = set()  # elements of frames that are not isolated atoms
+        self.alone: list[Frame] = []  # isolated atoms
+        self.rows = 0
+        self.triangle = np.zeros((0, len(elements)))
+        self.turned = np.zeros(0)
+
+    def add(self, part: Columns, frames: Sequence[Frame]) -> None:
+        self.alone += [frames[int(k)] for k in part.index[part.isolated]]
+        if part.isolated.all():
+            return
+        counts = composition(part, np.array(self.elements))[~part.isolated]
+        self.bound |= {z for z, occurs in zip(self.elements, counts.any(axis=0), strict=True) if occurs}
+        self.join(counts, part.label(self.label)[~part.isolated])
+
+    def join(self, counts: np.ndarray, energies: np.ndarray) -> None:
+        self.rows += len(counts)
+        q, self.triangle = np.linalg.qr(np.concatenate([self.triangle, counts]))
+        self.turned = q.T @ np.concatenate([self.turned, energies])
 
 
 def _given(elements: Sequence[int], energies: Mapping[str, float]) -> References:
@@ -153,7 +220,7 @@ def _isolated(frames: Sequence[Frame], label: str) -> dict[int, float]:
     """Energies of the isolated neutral atoms, or another label of them."""
     first: dict[int, Frame] = {}
     for frame in frames:
-        if not frame.isolated or frame.charge != 0:
+        if frame.charge != 0:
             continue
         known = first.setdefault(int(frame.numbers[0]), frame)
         if abs(float(known.labels[label] - frame.labels[label])) > AGREE:
@@ -165,12 +232,13 @@ def _isolated(frames: Sequence[Frame], label: str) -> dict[int, float]:
     return {z: float(frame.labels[label]) for z, frame in first.items()}
 
 
-def _least_squares(frames: Sequence[Frame], elements: tuple[int, ...], notes: list[str], label: str) -> References:
-    counts = np.array([np.bincount(frame.numbers, minlength=119)[list(elements)] for frame in frames], dtype=np.float64)
-    energies = np.array([float(frame.labels[label]) for frame in frames])
-    solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
+def _least_squares(fit: _Fit, notes: list[str]) -> References:
+    elements = fit.elements
+    # the relative size below which a singular value is rounding, for a matrix of all rows
+    limit = np.finfo(np.float64).eps * max(fit.rows, len(elements))
+    solution, _, rank, _ = np.linalg.lstsq(fit.triangle, fit.turned, rcond=limit)
     if rank < len(elements):
-        names = ", ".join(chemical_symbols[elements[k]] for k in indistinguishable(counts))
+        names = ", ".join(chemical_symbols[elements[k]] for k in indistinguishable(fit.triangle))
         notes.append(
             f"{rank} independent compositions for {len(elements)} elements: the references of {names} cannot be told "
             "apart (least norm taken), so that energies of other compositions mean nothing beside these"

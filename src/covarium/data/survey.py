@@ -20,12 +20,13 @@ from covarium.data import labels as labelling
 from covarium.data.charges import CHARGES
 from covarium.data.conversion import Units, resolve
 from covarium.data.findings import KINDS, Finding, Place, finding
-from covarium.data.formats import Record, stream
+from covarium.data.formats import parts, stream
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.measures import SIZE, Measures, measure
 from covarium.data.names import LABELS
 from covarium.data.plausibility import findings as implausible
 from covarium.data.reading import frame_of
+from covarium.data.record import Record
 from covarium.errors import CovariumError
 
 CHUNK = 500  # records looked at together
@@ -109,11 +110,16 @@ class Survey:
         self._hints: dict[str, set[str]] = {label: set() for label in LABEL_UNITS}
 
     def read(self, path: Path, progress: Callable[[int], object] | None = None) -> None:
-        """Go through a file.
+        """Go through a file, or the files of a set.
 
         Raises:
             CovariumError: the file is missing, or nothing in it can be read.
         """
+        files = parts(path)
+        if files != [path]:
+            for file in files:
+                self.read(file, progress)
+            return
         source = str(path)
         self.sources.append(source)
         damage: list[Place] = []

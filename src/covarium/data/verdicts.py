@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import chemical_symbols
 
+from covarium.data.columns import columns, marks
 from covarium.data.findings import Finding, Place, finding
 from covarium.data.frame import Frame
 from covarium.data.measures import key
@@ -106,9 +107,15 @@ def unknown_elements(survey: Survey, elements: set[int]) -> Iterator[Finding]:
     yield finding("species", text, survey.places(rows, lambda row: names[composition[row]]))
 
 
-def repeated(others: Sequence[Frame], frames: Iterable[Frame]) -> Iterator[Finding]:
+def repeated(others: Sequence[Frame], frames: Sequence[Frame]) -> Iterator[Finding]:
     """Which of ``others`` stand in ``frames`` too, number by number; quick enough for any number of frames."""
-    known = {key(frame): frame.where for frame in frames} if others else {}
+    known: dict[int, str] = {}
+    if len(others):
+        sought = np.concatenate([marks(part) for part in columns(others)])
+        for part in columns(frames):
+            for k in part.index[np.isin(marks(part), sought)]:
+                frame = frames[int(k)]
+                known.setdefault(key(frame), frame.where)
     places = [Place(f.source, f.index, f"is {known[key(f)]}") for f in others if key(f) in known and not f.isolated]
     if places:
         yield finding("leak", f"{len(places)} of {len(others)} frames are among the training frames", places)

@@ -34,13 +34,14 @@ def refuse(index: int, what: str) -> None:
     raise CovariumError(f"frame {index}: {what}")
 
 
-def images(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[int, Atoms]]:
+def images(path: Path, damaged: Damaged = refuse, start: int = 0) -> Iterator[tuple[int, Atoms]]:
     """The frames of a file with their places in it.
 
     Args:
         path: the file, plain text.
         damaged: told the place of a frame that cannot be read, and why; the next frame follows where the lines still
             show where it begins.
+        start: frames before this place are skipped.
 
     Raises:
         CovariumError: what ``damaged`` raises.
@@ -54,7 +55,7 @@ def images(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[int, Atoms]]
                 if problem:
                     damaged(index, problem)
                     return
-                atoms = _parsed(text, index, damaged) if text else None
+                atoms = _parsed(text, index, damaged) if text and index >= start else None
                 if atoms is not None:
                     yield index, atoms
                 index += 1

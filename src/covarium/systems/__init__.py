@@ -2,6 +2,7 @@
 
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
 from covarium.systems.neighbours import atom_graph, renew_edges
+from covarium.systems.origin import near_origin
 from covarium.systems.tokens import TokenModel, TokenOutput, Tokens
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "TokenOutput",
     "Tokens",
     "atom_graph",
+    "near_origin",
     "renew_edges",
 ]

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from covarium.errors import CovariumError
 from covarium.systems.atom_graph import AtomGraph, GraphSpec
+from covarium.systems.origin import near_origin
 
 TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
 CELLS = 5e4  # half of what vesin allows itself
 CROWD = 1e5  # neighbours of one atom; diamond has 1300 within 12 Å
+DENSE = 64  # atoms of a molecule, up to which all distances at once are several times faster than a search
 
 
 def neighbour_pairs(
@@ -39,8 +41,11 @@ def neighbour_pairs(
         atom = int(np.argwhere(~np.isfinite(positions))[0, 0])
         raise CovariumError(f"position of atom {atom} is {positions[atom].tolist()}; positions must be finite")
     pbc = np.asarray(pbc, dtype=bool)
-    box = complete_cell(np.asarray(cell, dtype=np.float64), pbc)
     positions = np.asarray(positions, dtype=np.float64)
+    if spec.rule == "all" and len(positions) <= DENSE and not pbc.any():
+        target, source = np.nonzero(within(positions[None], spec.cutoff)[0])
+        return np.stack([source, target]), np.zeros((len(source), 3), dtype=np.int64)
+    box = complete_cell(np.asarray(cell, dtype=np.float64), pbc)
     # wider than the cutoff by more than rounding: what lies within it is decided below, alike for every caller
     radius = spec.cutoff * (1.0 + 1e-9)
     _refuse_crowd(len(positions), box, pbc, radius)
@@ -79,6 +84,19 @@ def _refuse_crowd(count: int, box: np.ndarray, pbc: np.ndarray, radius: float) -
             f"{count} atoms in a cell of {', '.join(f'{h:.3g} Å' for h in heights[pbc])} between its faces would have "
             f"{crowd:.1g} neighbours each within {radius:g} Å; give the lattice vectors in Å"
         )
+
+
+def within(positions: np.ndarray, cutoff: float) -> np.ndarray:
+    """[B, n, n] bool, which atoms of B molecules of n atoms, [B, n, 3] Å, are neighbours: by target, then source.
+
+    Distances are those of ``squared_distances`` to the last bit.
+    """
+    vectors = positions[:, None, :, :] - positions[:, :, None, :]
+    vectors *= vectors
+    near = vectors[..., 0] + vectors[..., 1] + vectors[..., 2] < cutoff**2
+    diagonal = np.arange(positions.shape[1])
+    near[:, diagonal, diagonal] = False
+    return near
 
 
 def image_offsets(shifts: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -159,9 +177,10 @@ def atom_graph(
     pbc: np.ndarray | None = None,
     charge: float = 0.0,
     spin: float = 0.0,
+    tags: np.ndarray | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> AtomGraph:
-    """The graph of one structure, neighbours found in float64.
+    """The graph of one structure, neighbours found in float64, positions placed by ``near_origin``.
 
     Args:
         numbers: [N] atomic numbers.
@@ -171,12 +190,14 @@ def atom_graph(
         pbc: [3] bool; None for no periodicity.
         charge: total charge in e.
         spin: number of unpaired electrons.
+        tags: [N], see ``AtomGraph``; None for zeros.
         dtype: of positions, cell, charge and spin in the graph.
     """
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     cell_array = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64).reshape(3, 3)
     pbc_array = np.zeros(3, dtype=bool) if pbc is None else np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     edge_index, shifts = neighbour_pairs(positions, cell_array, pbc_array, spec)
+    positions, shifts = near_origin(positions, cell_array, pbc_array, edge_index, shifts, dtype)
     return AtomGraph(
         positions=torch.as_tensor(positions).to(dtype),
         numbers=torch.as_tensor(np.asarray(numbers), dtype=torch.int64),
@@ -187,6 +208,7 @@ def atom_graph(
         shifts=torch.as_tensor(shifts),
         charge=torch.tensor([charge], dtype=dtype),
         spin=torch.tensor([spin], dtype=dtype),
+        tags=torch.as_tensor(np.zeros(len(positions)) if tags is None else tags, dtype=torch.int64),
     )
 
 

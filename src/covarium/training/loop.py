@@ -6,7 +6,8 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from covarium.training.gradients import Gradient, culprits, gradient
 from covarium.training.interrupt import Interrupt
 from covarium.training.log import Log, reached
 from covarium.training.optimiser import Ema, adamw, rate
-from covarium.training.protocols import Data, Event, Progress, SaveBest, Task, parameters
+from covarium.training.protocols import Data, Event, Progress, SaveBest, Task, parameters, stream
 from covarium.training.ranks import Ranks
 from covarium.training.settings import Settings
 from covarium.training.validation import score, validate
@@ -151,15 +152,18 @@ class Trainer:
         optimiser = adamw(trained, task.no_weight_decay(), settings)
         self.parts = state.Parts(task, optimiser, Ema(trained, settings.ema_decay), rng)
         self.position = state.Position()
+        costs = data.costs()
+        self._fingerprint = state.fingerprint(costs)
         self.sampler = BalancedSampler(
-            data.costs(), settings.batch_size, settings.seed,
+            costs, settings.batch_size, settings.seed,
             max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world,
         )  # fmt: skip
         self.valid_batches = BalancedSampler(
             valid.costs(), settings.batch_size, settings.seed,
             max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world, shuffle=False,
         ).batches(0)  # fmt: skip
-        self._epoch: tuple[int, list[list[list[int]]]] = (-1, [])
+        self._epochs: dict[int, list[list[list[int]]]] = {}
+        self._ahead: Iterator[Any] = iter(())
         self._eval_every = settings.eval_every or self._steps_between_evaluations()
         self._started = time.monotonic()
         self._evaluated = 0.0  # elapsed at the last evaluation
@@ -174,7 +178,7 @@ class Trainer:
         if not (self.out / state.FILE).exists() and reached(self.out) == 0:
             self._tell("the run ended before its first saved state: it starts again from step 0")
             return
-        self.position, notes = state.read(self.out, self.parts, self.settings, self.data, self.ranks)
+        self.position, notes = state.read(self.out, self.parts, self.settings, self._fingerprint, self.ranks)
         self._started = time.monotonic() - self.position.elapsed
         self._evaluated = self._saved = self.position.elapsed
         if notes:
@@ -186,6 +190,10 @@ class Trainer:
 
     def run(self) -> Result:
         """Train until the end, early stopping or a signal."""
+        with closing(stream(self.data, self._order())) as self._ahead:
+            return self._run()
+
+    def _run(self) -> Result:
         position = self.position
         with Interrupt() as interrupt:
             self.task.train()
@@ -226,13 +234,22 @@ class Trainer:
 
     # -- one step
 
-    def _windows(self) -> list[list[list[int]]]:
-        """The epoch's optimiser steps, each a list of batches."""
-        epoch, size = self.position.epoch, self.settings.accumulate
-        if self._epoch[0] != epoch:
+    def _windows(self, epoch: int | None = None) -> list[list[list[int]]]:
+        """The optimiser steps of an epoch, of the current one unless another is asked for, each a list of batches."""
+        epoch, size = self.position.epoch if epoch is None else epoch, self.settings.accumulate
+        if epoch not in self._epochs:
             batches = self.sampler.batches(epoch)
-            self._epoch = (epoch, [batches[k : k + size] for k in range(0, len(batches), size)])
-        return self._epoch[1]
+            kept = {k: windows for k, windows in self._epochs.items() if k >= self.position.epoch}
+            self._epochs = {**kept, epoch: [batches[k : k + size] for k in range(0, len(batches), size)]}
+        return self._epochs[epoch]
+
+    def _order(self) -> Iterator[list[int]]:
+        """All batches from the current position on, without end: data that are made ahead do not wait at epochs."""
+        epoch, window = self.position.epoch, self.position.window
+        while True:
+            for batches in self._windows(epoch)[window:]:
+                yield from filter(None, batches)
+            epoch, window = epoch + 1, 0
 
     def _advance(self) -> None:
         position, windows = self.position, self._windows()
@@ -240,8 +257,8 @@ class Trainer:
         position.lr = rate(self.settings, self._fraction(ahead=1), position.step)
         if position.step == 0:
             costs = self.data.costs()
-            self._first_cost = self.ranks.world * sum(costs[index] for indices in window for index in indices)
-        batches = [self.data.batch(indices).to(self.device, self.dtype) for indices in window if indices]
+            self._first_cost = self.ranks.world * sum(int(costs[index]) for indices in window for index in indices)
+        batches = [next(self._ahead).to(self.device, self.dtype) for indices in window if indices]
         computed = gradient(self.task, batches, self.parts.rng, self.ranks)
         if computed.finite:
             self._update(computed)
@@ -387,7 +404,7 @@ class Trainer:
     # -- what is written and told
 
     def _save(self) -> None:
-        state.write(self.out, self.parts, self.position, self.settings, self.data, self.ranks)
+        state.write(self.out, self.parts, self.position, self.settings, self._fingerprint, self.ranks)
         self._tick("save")
         self._saved = self.position.elapsed
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +25,24 @@ class Data(Protocol):
 
     def __len__(self) -> int: ...
 
-    def costs(self) -> Sequence[int]: ...
+    def costs(self) -> Sequence[int] | np.ndarray: ...
 
     def batch(self, indices: Sequence[int]) -> Any: ...  # noqa: ANN401 - a Batch, of the kind the task reads
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """Data that make batches ahead of when they are needed."""
+
+    def stream(self, batches: Iterable[Sequence[int]]) -> Iterator[Any]: ...
+
+
+def stream(data: Data, batches: Iterable[Sequence[int]]) -> Generator[Any, None, None]:
+    """``data.batch`` of each item, made ahead where the data can do that; ``batches`` may be endless."""
+    if isinstance(data, Streamed):
+        yield from data.stream(batches)
+    else:
+        yield from map(data.batch, batches)
 
 
 class Task(Protocol):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from covarium.checkpoint import read_file, write_file
 from covarium.errors import CovariumError
 from covarium.training.optimiser import Ema, moments, set_moments
-from covarium.training.protocols import Data, Task
+from covarium.training.protocols import Task
 from covarium.training.ranks import Ranks
 from covarium.training.settings import Settings
 
@@ -62,13 +63,19 @@ class Parts:
     rng: torch.Generator
 
 
-def fingerprint(data: Data) -> dict[str, int]:
+def fingerprint(costs: Sequence[int] | np.ndarray) -> dict[str, int]:
     """Enough of the data to tell that others were given: their number, and a checksum of their costs in order."""
-    return {"systems": len(data), "costs": zlib.crc32(json.dumps([int(c) for c in data.costs()]).encode())}
+    checksum = zlib.crc32(b"[")
+    for start in range(0, len(costs), 10_000):  # in parts: the text of all would take more memory than the data
+        text = json.dumps([int(cost) for cost in costs[start : start + 10_000]])[1:-1]
+        checksum = zlib.crc32(((", " if start else "") + text).encode(), checksum)
+    return {"systems": len(costs), "costs": zlib.crc32(b"]", checksum)}
 
 
-def write(folder: Path, parts: Parts, position: Position, settings: Settings, data: Data, ranks: Ranks) -> None:
-    """Save the run; called by all ranks, written by the first.
+def write(
+    folder: Path, parts: Parts, position: Position, settings: Settings, data: Mapping[str, int], ranks: Ranks
+) -> None:
+    """Save the run; called by all ranks, written by the first. ``data``: the fingerprint.
 
     Raises:
         CovariumError: the file cannot be written; the former one is then still there.
@@ -86,14 +93,16 @@ def write(folder: Path, parts: Parts, position: Position, settings: Settings, da
         "format": 1,
         "position": asdict(position),
         "settings": asdict(settings),
-        "data": fingerprint(data),
+        "data": dict(data),
         "world": ranks.world,
     }
     write_file(folder / FILE, tensors, KEY, header)
 
 
-def read(folder: Path, parts: Parts, settings: Settings, data: Data, ranks: Ranks) -> tuple[Position, list[str]]:
-    """Bring task, averaged weights, optimiser and random numbers to where the run was.
+def read(
+    folder: Path, parts: Parts, settings: Settings, data: Mapping[str, int], ranks: Ranks
+) -> tuple[Position, list[str]]:
+    """Bring task, averaged weights, optimiser and random numbers to where the run was. ``data``: the fingerprint.
 
     Returns:
         The position, and a sentence for each setting that differs from those the run was started with.
@@ -112,10 +121,10 @@ def read(folder: Path, parts: Parts, settings: Settings, data: Data, ranks: Rank
             f"{path} belongs to a run of {header['world']} processes, this one has {ranks.world}; "
             f"resume with `torchrun --nproc-per-node {header['world']}`"
         )
-    if header["data"] != fingerprint(data):
+    if header["data"] != data:
         raise CovariumError(
             f"{path} belongs to a run on other data: it had {header['data']['systems']} training systems, now there "
-            f"are {len(data)}, and their order and sizes must be the same; give the same files and split"
+            f"are {data['systems']}, and their order and sizes must be the same; give the same files and split"
         )
     notes = _compare(path, header["settings"], json.loads(json.dumps(asdict(settings))))
     _fill(path, parts, tensors)

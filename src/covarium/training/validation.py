@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from covarium.errors import CovariumError, nearest
-from covarium.training.protocols import Data, Task
+from covarium.training.protocols import Data, Task, stream
 from covarium.training.ranks import Ranks
 
 Sums = dict[str, tuple[float, float]]
@@ -32,10 +32,9 @@ def validate(
     """
     sums: Sums = {}
     bad: list[str] = []
-    for indices in batches:
-        if not indices:
-            continue
-        new = task.metrics(data.batch(indices).to(device, dtype))
+    filled = [indices for indices in batches if indices]
+    for indices, batch in zip(filled, stream(data, filled), strict=True):
+        new = task.metrics(batch.to(device, dtype))
         _add(sums, new)
         if not _finite(new) and len(bad) < 3:
             singles = [data.batch([index]).to(device, dtype) for index in indices]

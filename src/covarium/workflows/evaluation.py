@@ -16,7 +16,11 @@ from covarium.data import Structure, read, read_structures
 from covarium.errors import CovariumError
 from covarium.files import replace_text
 from covarium.simulation.record import frame as extxyz
-from covarium.workflows.loaded import LoadedTask, as_frame, with_results
+from covarium.training.state import FILE as STATE
+from covarium.workflows.loaded import BEST, CONFIG, LoadedTask, as_frame, with_results
+
+ERRORS = "errors.json"
+OF_RUNS = (CONFIG, STATE, BEST, "trajectory.extxyz")  # of training, md and relax
 
 Progress = Callable[[int, int], object]
 
@@ -52,6 +56,34 @@ def evaluate_files(
     """
     reading = read(files, keys=data.keys, units=data.units, need=("energy",), limit=data.limit)
     return [*reading.notes, *reading.left_out], evaluate(loaded.task, reading.frames, progress=progress)
+
+
+def refuse_targets(files: Sequence[Path], json: Path | None, out: Path | None) -> None:
+    """Before anything is computed: the errors of ``files`` must not be written over something else.
+
+    Args:
+        files: that are evaluated.
+        json: file for the errors.
+        out: folder for report and errors; one of an earlier evaluation is written anew.
+
+    Raises:
+        CovariumError: ``json`` is one of the files, or ``out`` holds a run, which has a report of its own.
+    """
+    if json is not None:
+        _refuse_input(json, files, "--json")
+    if out is None:
+        return
+    there = [name for name in OF_RUNS if (out / name).exists()]
+    if there:
+        raise CovariumError(
+            f"'{out}' holds a run ({', '.join(there)}), whose report would be overwritten; choose another --out, "
+            f"e.g. {out / 'errors'}"
+        )
+
+
+def _refuse_input(target: Path, files: Sequence[Path], option: str) -> None:
+    if target.resolve() in {file.resolve() for file in files}:
+        raise CovariumError(f"{option} '{target}' is one of the files that are read; choose another name")
 
 
 def predict_energies(
@@ -101,7 +133,13 @@ def predict_file(
 
     Returns:
         The number of structures.
+
+    Raises:
+        CovariumError: ``out`` exists, or is one of the files; a file cannot be read.
     """
+    _refuse_input(out, files, "--out")
+    if out.exists():
+        raise CovariumError(f"'{out}' exists already; choose another --out, or remove it")
     structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
     texts = [extxyz(atoms) for atoms in predict(loaded, structures, progress)]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from covarium.config import DenoisingSection, RunConfig, TaskSection, TermSection, build, check_name
-from covarium.data import Frame, FrameDataset, Reading, Statistics, read, split, statistics
+from covarium.data import Frame, Reading, Statistics, data_set, read, split, statistics
+from covarium.data.columns import columns, pick
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
@@ -20,8 +23,11 @@ from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
 M = TypeVar("M")
+Counted = Callable[[int, int], object]
+
 DEFAULT_MODEL = "equiformer_v2"
-# Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
+# Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
+# stress is a hundredth of a force.
 TERMS = {
     "energy": TermSection(),
     "forces": TermSection(loss="l2"),
@@ -32,6 +38,7 @@ LENGTHS = ("epochs", "steps", "time_s")
 TIME = 3600.0  # seconds of a run that was given no length
 STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
+MOST_WORKERS = 8
 # shown of a model that has them
 SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels", "irreps_node")
 
@@ -76,19 +83,20 @@ class Parts:
     """The frames of a run by purpose, how the training files were read, and how the frames were divided."""
 
     reading: Reading
-    train: list[Frame]
-    valid: list[Frame]
-    test: list[Frame]
+    train: Sequence[Frame]
+    valid: Sequence[Frame]
+    test: Sequence[Frame]
     note: str
     same_keys: bool
 
 
-def infer(config: RunConfig, *, told: str = "given") -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = None) -> Plan:
     """Fill the gaps of a configuration.
 
     Args:
         config: with gaps.
         told: the origin to show for what it states; that of a former run states also what had been inferred.
+        progress: called with (done, all) while neighbours of a large set are counted, once for each set and cutoff.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
@@ -102,14 +110,15 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
     doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
-    train = FrameDataset(parts.train, first_guess.spec, dtype)
+    train, notes = data_set(parts.train, first_guess.spec, dtype, workers(config), progress)
     found = statistics(train, config.task.references)
     model_config = build(config_class, measured(config_class, found, config.task.kind) | asked, "model")
     model = initial_model(model_class, model_config, config.seed, dtype)
     task_config = _task(config.task, parts.reading, found, model)
     task = _assemble(model, task_config, dtype).to(device)
     settings = training_settings(config, len(train), found)
-    refuse_unread(task, [*parts.train, *parts.valid, *parts.test])
+    for part in (parts.train, parts.valid, parts.test):
+        refuse_unread(task, part)
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
@@ -125,10 +134,10 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
-        notes=[*parts.reading.left_out, *doubts, *found.references.notes],
+        notes=[*parts.reading.left_out, *doubts, *found.references.notes, *notes],
         task=task,
         train=train,
-        valid=FrameDataset(parts.valid, first_guess.spec, dtype),
+        valid=data_set(parts.valid, first_guess.spec, dtype, 0, progress)[0],
         test=parts.test,
         settings=settings,
     )
@@ -167,27 +176,30 @@ def divide(config: RunConfig) -> Parts:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
-    need = [q for q, term in config.task.terms.items() if term.weight > 0] or ["energy"]
+    asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
+    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
     reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
-    need = [*need, *[q for q in ("forces",) if not config.task.terms and q in reading.frames[0].labels]]
+    if asked.get("forces", True) and "forces" in reading.frames[0].labels and "forces" not in need:
+        need.append("forces")
     others = {
         part: read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
         for part, files in (("valid", data.valid), ("test", data.test))
         if files
     }
     same_keys = all(other.keys == reading.keys for other in others.values())
+    valid: Sequence[Frame] | None
     valid, test = (others[part].frames if part in others else None for part in ("valid", "test"))
     frames = reading.frames
     test_part = data.test_part if test is None else 0
     if valid is None:
         drawn = split(frames, valid=data.valid_part, test=test_part, seed=config.seed, by=data.split_by)
-        valid, drawn_test = [frames[k] for k in drawn.valid], [frames[k] for k in drawn.test]
+        valid, drawn_test = pick(frames, drawn.valid), pick(frames, drawn.test)
     elif test_part:
         drawn = split(frames, valid=test_part, seed=config.seed, by=data.split_by)
-        drawn_test = [frames[k] for k in drawn.valid]
+        drawn_test = pick(frames, drawn.valid)
     else:
         return Parts(reading, frames, valid, test or [], "validation frames from files of their own", same_keys)
-    train = [frames[k] for k in drawn.train]
+    train = pick(frames, drawn.train)
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
@@ -202,12 +214,7 @@ def measured(config_class: type, found: Statistics, kind: str = "potential") -> 
 
 def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:
     """The task's section without gaps."""
-    labels = reading.frames[0].labels
-    terms = given.terms or {
-        quantity: term
-        for quantity, term in TERMS.items()
-        if quantity in labels and (quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs)
-    }
+    terms = _terms(given, reading.frames[0].labels, model)
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
     theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
@@ -217,6 +224,24 @@ def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomMo
             "terms": terms, "scale": scale, "references": references, "theory": theory, "denoising": denoising,
         }
     )  # fmt: skip
+
+
+def _terms(given: TaskSection, labels: Container[str], model: AtomModel) -> dict[str, TermSection]:
+    """A term for every label that the model can learn, with the fields that were given in place of the usual ones.
+
+    Raises:
+        CovariumError: all weights are zero.
+    """
+    terms = {}
+    for quantity, usual in TERMS.items():
+        learnable = quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs
+        if quantity in given.terms:
+            terms[quantity] = usual.model_copy(update=given.terms[quantity].model_dump(exclude_unset=True))
+        elif quantity in labels and learnable:
+            terms[quantity] = usual
+    if not any(term.weight > 0 for term in terms.values()):
+        raise CovariumError("there is nothing to learn: every task.terms.….weight is 0; leave one out or raise it")
+    return terms
 
 
 def initial_model(model_class: Callable[[Any], M], config: object, seed: int, dtype: torch.dtype) -> M:
@@ -265,19 +290,31 @@ def refuse_unread(task: Potential | Property, frames: Sequence[Frame]) -> None:
     Raises:
         CovariumError: names the first such frame.
     """
-    for frame in frames:
-        unknown = sorted(set(frame.numbers.tolist()) - set(task.elements))
-        if unknown:
-            names = ", ".join(chemical_symbols[z] for z in unknown)
+    for part in columns(frames) if len(frames) else ():
+        unknown = ~np.isin(part.numbers, task.elements)
+        if unknown.any():
+            place = int(np.searchsorted(np.cumsum(part.atoms), np.flatnonzero(unknown)[0], side="right"))
+            frame = frames[int(part.index[place])]
+            names = ", ".join(chemical_symbols[z] for z in sorted(set(frame.numbers.tolist()) - set(task.elements)))
             raise CovariumError(
                 f"{frame.where} contains {names}, which no training frame does; train on it or leave it out"
             )
-        for name, value in (("charge", frame.charge), ("spin", frame.spin)):
-            if value != 0 and name not in task.model.reads:
+        for name, values in (("charge", part.charge), ("spin", part.spin)):
+            if values.any() and name not in task.model.reads:
+                place = int(np.flatnonzero(values)[0])
                 raise CovariumError(
-                    f"{frame.where} has {name} {value:g}, which this model does not read: it would take it for "
-                    f"a neutral, closed-shell one. Leave such frames out, or choose a model that reads {name}"
+                    f"{frames[int(part.index[place])].where} has {name} {values[place]:g}, which this model does not "
+                    "read: it would take it for a neutral, closed-shell one. Leave such frames out, or choose a model "
+                    f"that reads {name}"
                 )
+
+
+def workers(config: RunConfig) -> int:
+    """Processes that load: as told, else the cores that training leaves free, at least one."""
+    if config.data.workers is not None:
+        return config.data.workers
+    mine = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(mine - torch.get_num_threads(), 1), MOST_WORKERS)
 
 
 def _findings(

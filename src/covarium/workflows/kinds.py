@@ -88,7 +88,7 @@ KINDS = {
         next_commands=inference.next_commands,
         checks=_check_potential,
         predict=partial(evaluation.predict_file, evaluation.predict_energies),
-        predicted=lambda task: "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)",
+        predicted=loaded.predicted_by_potential,
     ),
     "property": Kind(
         tasks=("property",),
@@ -149,6 +149,6 @@ def kind_of_task(model: LoadedTask) -> Kind:
     return found or _no_use(model)
 
 
-def infer(config: RunConfig, *, told: str = "given") -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Callable[[int, int], object] | None = None) -> Plan:
     """The plan of a run of whatever kind; see the ``infer`` of the kind."""
-    return KINDS[kind_of(config)].infer(config, told=told)
+    return KINDS[kind_of(config)].infer(config, told=told, progress=progress)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from covarium.simulation import Calculator
 
 BEST = "best.safetensors"
+CONFIG = "config.resolved.yaml"
 # of the columns of a log, those that say how good a model is
 ERRORS = (
     "energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae", "property_mae",
@@ -75,9 +77,9 @@ class LoadedPotential:
 
         Raises:
             CovariumError: an element the model does not know, or a charge or spin it ignores; the structure is named.
+                Something else than structures, such as the name of a file.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
+        frames = as_frames(atoms)
         stress = stress and self.potential.has_stress
         predictions = []
         for p in predict_frames(self.potential, frames, stress=stress):
@@ -104,7 +106,7 @@ def load(
 
     Raises:
         CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
-            task is none of energies.
+            dtype is another one; the task is none of energies.
     """
     return as_potential(load_task(path, device=device, dtype=dtype))
 
@@ -137,6 +139,8 @@ def load_task(
         if dtype not in DTYPES:
             raise CovariumError(f"dtype '{dtype}' is unknown; allowed: {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
         dtype = DTYPES[dtype]
+    if dtype is not None and dtype not in DTYPES.values():
+        raise CovariumError(f"dtype {dtype} cannot be used; allowed: {', '.join(DTYPES)}")
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
@@ -156,6 +160,26 @@ def model_file(path: Path) -> Path:
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CovariumError(f"model '{path}' does not exist{nearest(path.name, there)}")
     return file
+
+
+def as_frames(atoms: object) -> list[Frame]:
+    """One structure or many, without their labels.
+
+    Raises:
+        CovariumError: something is not a structure.
+    """
+    structures: Iterable[object] = [atoms]
+    if isinstance(atoms, Iterable) and not isinstance(atoms, Atoms | str | PathLike):
+        structures = atoms
+    frames = []
+    for index, structure in enumerate(structures):
+        if not isinstance(structure, Atoms):
+            raise CovariumError(
+                f"predict takes ase.Atoms or a list of them, got {type(structure).__name__} {structure!r:.80}; read a "
+                "file by ase.io.read(file, ':'), or use the command `covarium predict`"
+            )
+        frames.append(as_frame(structure, index))
+    return frames
 
 
 def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
@@ -214,6 +238,13 @@ def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
     as_frame(found.atoms, found.index, found.source)  # checked, and refused under the name of the file
     which = f"structure {found.index} of {len(structures)} in {path}" if len(structures) > 1 else str(path)
     return found.atoms, f"{which}: {len(found.atoms)} atoms"
+
+
+def predicted_by_potential(task: Potential) -> str:
+    """What its predictions hold, for a sentence."""
+    if not task.has_stress:
+        return "energy (eV) and forces (eV/Å)"
+    return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
 
 
 def about_potential(potential: Potential) -> dict[str, str]:

@@ -18,7 +18,7 @@ from covarium.data import Structure, read
 from covarium.errors import CovariumError
 from covarium.tasks import Property
 from covarium.workflows.evaluation import Progress
-from covarium.workflows.loaded import LoadedPotential, LoadedTask, as_frame, as_potential, load_task
+from covarium.workflows.loaded import LoadedPotential, LoadedTask, as_frame, as_frames, as_potential, load_task
 from covarium.workflows.property_inference import READOUTS
 
 
@@ -41,11 +41,9 @@ class LoadedProperty:
 
         Raises:
             CovariumError: an element the model does not know, a charge or spin it ignores, or a periodic structure
-                where the property has no meaning; the structure is named.
+                where the property has no meaning; the structure is named. Something else than structures.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
-        return np.array(list(predict_property(self.task, frames)))
+        return np.array(list(predict_property(self.task, as_frames(atoms))))
 
 
 def load_model(

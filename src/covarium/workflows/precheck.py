@@ -15,7 +15,6 @@ from covarium.errors import CovariumError
 SAMPLE = 2000  # frames, spread evenly
 MOST_ATOMS = 50_000  # in them together; with both, a second or two
 SIZED = 100  # frames whose mean size stands for all
-MOST_COMPARED = 100_000  # frames on each side that are looked for in each other; a few seconds
 TOLD_ELSEWHERE = ("references", "rare", "theory")  # by what is inferred from the training frames
 
 
@@ -26,7 +25,7 @@ def look_over(
 
     Args:
         train: what is learnt from; a sample is measured.
-        others: the frames held out, part by part; they are looked for among the training frames.
+        others: the frames held out, part by part; all are looked for among the training frames.
         cutoff: Å, how far the model looks.
         accept: kinds of errors that are told and do not stop the run.
 
@@ -39,9 +38,8 @@ def look_over(
     for k in chosen:
         survey.add(train[k])
     found = verdicts(survey, references(survey))
-    compared = _spread(len(train), MOST_COMPARED)
     for frames in others:
-        found += repeated([frames[k] for k in _spread(len(frames), MOST_COMPARED)], (train[k] for k in compared))
+        found += repeated(frames, train)
     judged = [one for one in accepted(found, accept) if one.kind not in TOLD_ELSEWHERE]
     errors = [one for one in judged if one.level == "error"]
     part = f" (of {len(chosen)} frames looked at)" if len(chosen) < len(train) else ""

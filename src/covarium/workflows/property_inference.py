@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from ase.data import chemical_symbols
 
 from covarium.config import PropertySection, RunConfig, TermSection, build, check_name
 from covarium.data import (
     Frame,
-    FrameDataset,
     PropertyStatistics,
     Statistics,
+    data_set,
     property_statistics,
     statistics,
     sum_or_mean,
 )
+from covarium.data.columns import bonded, label_of
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.systems import AtomModel
@@ -30,6 +31,7 @@ from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.inference import (
     LENGTHS,
     SIZES,
+    Counted,
     Finding,
     Parts,
     Plan,
@@ -41,6 +43,7 @@ from covarium.workflows.inference import (
     model_of,
     refuse_unread,
     training_settings,
+    workers,
 )
 from covarium.workflows.precheck import look_over
 
@@ -57,12 +60,13 @@ class Choice:
     reason: str
 
 
-def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
+def infer_property(config: RunConfig, *, told: str = "given", progress: Counted | None = None) -> Plan:
     """Fill the gaps of a configuration that has ``task.property``.
 
     Args:
         config: with gaps.
         told: the origin to show for what it states.
+        progress: as of ``infer``.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
@@ -89,7 +93,7 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     if choice.output is not None:
         given["output"] = choice.output
     spec = build(config_class, given, "model").spec
-    train = FrameDataset(parts.train, spec, dtype)
+    train, notes = data_set(parts.train, spec, dtype, workers(config), progress)
     sizes = statistics(train, "none")
     learnt = _statistics(config, parts, choice)
     model_config = build(config_class, measured(config_class, sizes) | given, "model")
@@ -97,7 +101,8 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     semantics = PropertySemantics(asked.name, parts.reading.units.get("property", ""), _theory(config, parts))
     built = _assemble(model, semantics, choice.readout, learnt, term).to(dtype).to(device)
     settings = training_settings(config, len(train), sizes)
-    refuse_unread(built, [*parts.train, *parts.valid, *parts.test])
+    for part in (parts.train, parts.valid, parts.test):
+        refuse_unread(built, part)
     section = config.task.model_copy(
         update={
             "property": PropertySection(
@@ -122,10 +127,10 @@ def infer_property(config: RunConfig, *, told: str = "given") -> Plan:
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, sizes, choice, built, told),
-        notes=[*parts.reading.left_out, *doubts, *learnt.references.notes],
+        notes=[*parts.reading.left_out, *doubts, *learnt.references.notes, *notes],
         task=built,
         train=train,
-        valid=FrameDataset(parts.valid, spec, dtype),
+        valid=data_set(parts.valid, spec, dtype, 0, progress)[0],
         test=parts.test,
         settings=settings,
         kind="property",
@@ -148,7 +153,9 @@ def _theory(config: RunConfig, parts: Parts) -> str:
     return parts.reading.theory.removeprefix("theory ") if config.task.theory is None else config.task.theory
 
 
-def _choose(asked: PropertySection, config: RunConfig, frames: list[Frame], config_class: type, model: str) -> Choice:
+def _choose(
+    asked: PropertySection, config: RunConfig, frames: Sequence[Frame], config_class: type, model: str
+) -> Choice:
     """Readout and head: as told, by the rule for a target of that name, else by what the values look like.
 
     Raises:
@@ -173,15 +180,14 @@ def _choose(asked: PropertySection, config: RunConfig, frames: list[Frame], conf
     if rule is not None and (rule.output is None or heads):
         found = rule.references if references == "auto" else references
         return Choice(rule.readout, told_head or rule.output, found, f"rule for QM9's targets: {rule.what}")
-    how, reason = sum_or_mean([frame for frame in frames if not frame.isolated] or frames)
+    how, reason = sum_or_mean(bonded(frames))
     return Choice(how, told_head, references, reason)
 
 
 def _statistics(config: RunConfig, parts: Parts, choice: Choice) -> PropertyStatistics:
     """Scale, offset and references, measured unless told."""
-    frames = [frame for frame in parts.train if not frame.isolated] or parts.train
-    if choice.readout == "sum":
-        frames = parts.train  # isolated atoms tell references
+    # isolated atoms tell references
+    frames = parts.train if choice.readout == "sum" else bonded(parts.train)
     found = property_statistics(frames, choice.readout, choice.references)
     asked = config.task.property
     assert asked is not None
@@ -219,7 +225,7 @@ def _findings(
     shown = ", ".join(f"{name} {config.model[name]}" for name in SIZES if name in config.model)
     batches = -(-len(parts.train) // training["batch_size"])
     origin = {True: told, False: "chosen"}
-    values = np.stack([frame.labels["property"] for frame in parts.train])
+    values = label_of(parts.train, "property")
     references = ", ".join(f"{chemical_symbols[z]} {value:.4g}" for z, value in task.references.items())
     rows = [
         ("data", ", ".join(path.name for path in config.data.train), ""),

@@ -27,12 +27,13 @@ BATCH = 64
 SIZES = ("variant", "num_blocks", "hidden_mv_channels", "hidden_s_channels", "hidden_channels", "num_heads")
 
 
-def infer(config: RunConfig, *, told: str = "given") -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Progress | None = None) -> Plan:
     """Fill the gaps of a configuration.
 
     Args:
         config: with gaps.
         told: the origin to show for what it states.
+        progress: not called; tokens have no neighbours to count.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.

@@ -15,6 +15,7 @@ import torch
 from covarium import __version__, checkpoint
 from covarium.analysis import report
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
+from covarium.data import StoredFrames
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
@@ -22,12 +23,11 @@ from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows.inference import Plan
 from covarium.workflows.kinds import KINDS
-from covarium.workflows.loaded import BEST
+from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
-CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
-FREE = ("training.", "device", "threads")  # what a resumed run may change
+FREE = ("training.", "data.workers", "device", "threads")  # what a resumed run may change
 REPORT = "report.html"
 
 
@@ -180,7 +180,7 @@ def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Any]:
     """Errors of the saved model on the held-out frames."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
     parts = {"validation": plan.valid.frames, "test": plan.test}
-    return {name: KINDS[plan.kind].evaluate(best, frames) for name, frames in parts.items() if frames}
+    return {name: KINDS[plan.kind].evaluate(best, frames) for name, frames in parts.items() if len(frames)}
 
 
 def _config_text(plan: Plan) -> str:
@@ -190,4 +190,14 @@ def _config_text(plan: Plan) -> str:
 
 def _split_text(plan: Plan) -> str:
     parts = {"train": plan.train.frames, "valid": plan.valid.frames, "test": plan.test}
-    return json.dumps({name: [[frame.source, frame.index] for frame in frames] for name, frames in parts.items()})
+    text: dict[str, Any] = {}
+    for name, frames in parts.items():
+        if isinstance(frames, StoredFrames) and name == "train":  # millions: named by what they are not
+            text[name] = {
+                "frames": len(frames),
+                "of": [str(store.path) for store in frames.stores],
+                "not": "valid, test",
+            }
+        else:
+            text[name] = [[frame.source, frame.index] for frame in frames]
+    return json.dumps(text)
