@@ -79,6 +79,7 @@ class TaskSection(Section):
         scale: eV per unit of the model's output.
         energy: what the energies mean.
         theory: level of theory of the labels.
+        centre: of tokens: take the mean position of each sample off, so that translations are exact.
     """
 
     forces: Literal["gradient", "direct"] = "gradient"
@@ -87,6 +88,7 @@ class TaskSection(Section):
     scale: float | None = Field(default=None, gt=0)
     energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
     theory: str | None = None
+    centre: bool = True
 
 
 class RunConfig(Section):
