@@ -6,7 +6,7 @@ Every model is trained through `covarium train`'s own path on the same systems (
 2305.18415; 6 bodies), and judged on others of the same domain and on others 200 units further along x. Published at
 1,000 trajectories and 5,000 steps (official code, 10 blocks): GATr .0005, SEGNN .0006, SE(3)-Transformer .0025,
 Transformer .0050. Differences: a cosine instead of an exponential schedule, and answers as changes of position; GATr's
-inputs are centred on each sample in all spaces, the transformer's are not (``--centre`` centres them too), as published.
+inputs are centred on each sample in all spaces, the transformer's are not, as published (``--centre`` centres them).
 """
 
 from __future__ import annotations
