@@ -187,7 +187,8 @@ def _load_npz(path: Path, source: str, keys: Mapping[str, str], start: int) -> I
     for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
-        values |= decode(values.pop(REST)) if values.get(REST) else {}
+        rest = values.pop(REST, "")
+        values |= decode(rest) if rest else {}
         atoms = Atoms(
             numbers[index][real].astype(np.int64), positions[index][real].astype(np.float64),
             cell=cells[index].astype(np.float64), pbc=pbc[index],
