@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spring_waters import waters
 
-from covarium.data import Frame, read
+from covarium.data import Frame, read, store_writing
 from covarium.data.convert import convert
 from covarium.data.store import Rest, Store
 from covarium.data.store_writing import Writer
@@ -113,7 +111,12 @@ def rich(count: int) -> list[Atoms]:
         atoms.calc = SinglePointCalculator(
             atoms, energy=atoms.calc.results["energy"], forces=atoms.calc.results["forces"], free_energy=-14.0 - k
         )
-        atoms.info |= {"config_type": f"kind {k % 3}", "mol": f"m{k % 4}", "functional": "PBE", "dipole_au": [0.1, k, 0.0]}
+        atoms.info |= {
+            "config_type": f"kind {k % 3}",
+            "mol": f"m{k % 4}",
+            "functional": "PBE",
+            "dipole_au": [0.1, k, 0.0],
+        }
         atoms.set_tags([0, 1, 2])
         atoms.new_array("spread", np.full((3, 2), k / 7))
     return images
@@ -186,50 +189,47 @@ def test_missing_labels_stay_missing_and_training_says_so(tmp_path: Path) -> Non
     assert set(reading.frames[0].labels) == {"energy"}
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from covarium.data import store_writing
-from covarium.data.convert import convert
-store_writing.BLOCK = 7
-convert(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
+def small_blocks(source: Path, out: Path) -> None:
+    store_writing.BLOCK = 7
+    convert(source, out)
 
 
 def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None:
-    """Killed again and again at random moments, and once in the middle of a block's bytes."""
-    ase.io.write(tmp_path / "a.extxyz", rich(200))
-    source = str(Path(__file__).parents[2] / "src")
-    environment = {**os.environ, "PYTHONPATH": source}
+    """Killed again and again at random moments, with bytes left over that no journal knows of."""
+    source, out = tmp_path / "a.extxyz", tmp_path / "b.frames"
+    ase.io.write(source, rich(300))
+    context = multiprocessing.get_context("fork")
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "a.extxyz"), str(tmp_path / out)]
-        return subprocess.Popen(command, env=environment)
+    def start(path: Path) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=small_blocks, args=(source, path))
+        process.start()
+        return process
 
-    assert start("whole.frames").wait(120) == 0
+    whole = start(tmp_path / "whole.frames")
+    whole.join(100)
+    assert whole.exitcode == 0
     rng, killed = np.random.default_rng(), 0
-    stage = tmp_path / "b.frames.partial"
-    while not (tmp_path / "b.frames").exists():
-        process = start("b.frames")
-        before = len((stage / "journal.jsonl").read_bytes()) if (stage / "journal.jsonl").exists() else 0
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:  # let it get a little further each time
-            journal = stage / "journal.jsonl"
-            if killed < 4 and journal.exists() and len(journal.read_bytes()) > before:
-                time.sleep(rng.uniform(0, 0.05))
-                process.send_signal(signal.SIGKILL)
+    stage = out.with_name("b.frames.partial")
+    journal = stage / "journal.jsonl"
+    while not out.exists():
+        before = journal.stat().st_size if journal.exists() else 0
+        process = start(out)
+        while process.is_alive():  # let it get a little further each time
+            if killed < 8 and journal.exists() and journal.stat().st_size > before:
+                time.sleep(rng.uniform(0, 0.03))
+                process.kill()
                 break
-            time.sleep(0.002)
-        if process.wait(60) == -signal.SIGKILL:
+            time.sleep(0.001)
+        process.join(100)
+        if process.exitcode == -signal.SIGKILL and stage.exists():
             killed += 1
-            if stage.exists():
-                with (stage / "positions.bin").open("ab") as file:  # bytes that no journal knows of
-                    file.write(b"half a block")
-                with (stage / "journal.jsonl").open("ab") as file:
-                    file.write(b'{"totals": {"fra')
+            with (stage / "positions.bin").open("ab") as file:
+                file.write(b"half a block")
+            with journal.open("ab") as file:
+                file.write(b'{"totals": {"fra')
     assert killed >= 3
     for path in sorted((tmp_path / "whole.frames").iterdir()):
-        assert path.read_bytes() == (tmp_path / "b.frames" / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_another_conversion_and_a_changed_source_are_not_continued(tmp_path: Path) -> None:

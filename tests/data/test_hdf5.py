@@ -111,7 +111,9 @@ def test_damaged_files_are_refused_and_do_not_end_the_process(tmp_path: Path, ow
 def test_missing_roles_name_the_group(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["g/coordinates"] = np.zeros((2, 3, 3))
-    with pytest.raises(CovariumError, match=r"group '/g' has no data set for the numbers; it has coordinates \[2, 3, 3\]"):
+    with pytest.raises(
+        CovariumError, match=r"group '/g' has no data set for the numbers; it has coordinates \[2, 3, 3\]"
+    ):
         read([tmp_path / "a.h5"])
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = np.zeros(3)

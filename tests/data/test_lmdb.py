@@ -101,7 +101,7 @@ def test_s2ef(tmp_path: Path, geometric: Callable[[int, dict[str, Any]], bytes],
         np.testing.assert_array_equal(frame.labels["forces"], fields["force"].double())
         assert frame.labels["energy"] == -1.25 - k and frame.fixed.tolist() == [True, False, False, False, False]
         assert frame.pbc.all() and frame.cell.tolist() == (9 * np.eye(3)).tolist()
-        assert frame.numbers.tolist() == [29, 29, 8, 6, 1] and frame.group == str(k)  # sid: one relaxation
+        assert frame.numbers.tolist() == [29, 29, 8, 6, 1]
 
 
 def test_is2re_has_no_label_of_the_structure_and_says_what_it_has(

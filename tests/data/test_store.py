@@ -54,7 +54,7 @@ def test_a_truncated_file_is_named_with_the_remedy(path: Path, name: str) -> Non
         Store(path)
 
 
-@pytest.mark.parametrize("name", [name for name in COLUMNS])
+@pytest.mark.parametrize("name", list(COLUMNS))
 def test_a_flipped_bit_is_found_with_its_frames(path: Path, name: str) -> None:
     file = path / f"{name}.bin"
     content = bytearray(file.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +89,9 @@ def read(
     notes.append("labels: " + (", ".join(f"{label} from '{key}'" for label, key in used.items()) or "none"))
     used |= {role: keys[role] for role in NPZ_STRUCTURE if role in keys}
     check_values(frames, file_units, notes)
+    frozen = sum(bool(frame.fixed.any()) for frame in frames)
+    if frozen:
+        notes.append(f"{frozen} frames have fixed atoms, left out of force losses and errors")
     if group is not None:
         used["group"] = group
         notes.append(f"groups for splitting from '{group}'")
@@ -140,7 +142,8 @@ def stored_contents(stores: Sequence[Store]) -> str:
     frames, atoms = (sum(store.totals[what] for store in stores) for what in ("frame", "atom"))
     names = " ".join(chemical_symbols[z] for z in sorted({z for store in stores for z in store.header["elements"]}))
     periodic = "some periodic" if any("pbc" in store.header["nonzero"] for store in stores) else "not periodic"
-    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}"
+    frozen = ", some atoms fixed" if any("fixed" in store.header["nonzero"] for store in stores) else ""
+    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}{frozen}"
 
 
 @dataclass(frozen=True)
@@ -393,6 +396,3 @@ def check_values(frames: Sequence[Frame], units: Units, notes: list[str]) -> Non
                 "--set data.units.length=Å, or confirm these the same way"
             )
         notes.append(("doubtful, but units were given: " if finding.wrong else "") + finding.text)
-    fixed = Counter(bool(frame.fixed.any()) for frame in frames)
-    if fixed[True]:
-        notes.append(f"{fixed[True]} frames have fixed atoms, left out of force losses and errors")
