@@ -23,6 +23,8 @@ from covarium.data.record import Record, fixes
 from covarium.data.store import SUFFIX, Store, is_store
 from covarium.errors import CovariumError, nearest
 
+MANY = 50_000  # frames, from which on files of their own are better than memory
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -79,6 +81,8 @@ def read(
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
+    if len(records) > MANY:
+        notes.append(f"all of them are held in memory; covarium data convert makes a {SUFFIX} set, which is streamed")
     left_out: list[str] = []
     chosen = _choose(records, keys, need, notes, left_out)
     group = labelling.group_key(records, keys.get("group"))
