@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
@@ -315,7 +316,8 @@ def workers(config: RunConfig) -> int:
     """Processes that load: as told, else the cores that training leaves free, at least one."""
     if config.data.workers is not None:
         return config.data.workers
-    mine = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    mine = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(mine - torch.get_num_threads(), 1), MOST_WORKERS)
 
 
