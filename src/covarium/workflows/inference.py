@@ -177,8 +177,9 @@ def divide(config: RunConfig) -> Parts:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
-    asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
-    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
+    usual = {"energy": True} if config.task.property is None else {"forces": False}
+    asked = usual | {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
+    need = [quantity for quantity, wanted in asked.items() if wanted]
     # forces that cannot be used are no reason to learn energies alone, unless that is asked for
     firm = ["forces"] if asked.get("forces", True) else []
     reading = read(data.train, keys=data.keys, units=data.units, need=need, firm=firm, limit=data.limit)
