@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/tutorial.md",)
+PAGES = ("docs/tutorial.md", "docs/commands.md")
 FENCED = re.compile(
     r"(?:<!-- (?P<mark>not run: .+?|exit \d+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```\n"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",
@@ -70,9 +70,7 @@ def steps(page: str) -> Iterator[Step]:
         for command in commands:
             last = command is commands[-1]
             start, end = (block.start("body") + at for at in command.span("out"))
-            yield Step(
-                _words(command["line"]), command["line"], lines(command["out"]), code if last else 0, start, end
-            )
+            yield Step(_words(command["line"]), command["line"], lines(command["out"]), code if last else 0, start, end)
 
 
 def lines(text: str) -> list[str]:
@@ -149,7 +147,7 @@ def main() -> None:
         for path in (ROOT / page for page in PAGES):
             page, new, at = path.read_text(encoding="utf-8"), [], 0
             for step in steps(page):
-                print(f"$ {step.shown.strip()}", file=sys.stderr)
+                sys.stderr.write(f"$ {step.shown.strip()}\n")
                 printed = run(step, folder)
                 if step.start >= 0:
                     shown = shortened(printed, step.printed)
