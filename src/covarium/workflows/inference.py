@@ -177,7 +177,8 @@ def divide(config: RunConfig) -> Parts:
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
     asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
-    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
+    # a property stands alone
+    need = [quantity for quantity, wanted in {"energy": config.task.property is None, **asked}.items() if wanted]
     reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
     if asked.get("forces", True) and "forces" in reading.frames[0].labels and "forces" not in need:
         need.append("forces")
