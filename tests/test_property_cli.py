@@ -88,7 +88,7 @@ def test_train_evaluate_predict_info(key: str, told: str, data: Path, tmp_path: 
     capsys.readouterr()
     assert call("info", run) == 0
     assert f"property {key}" in " ".join(capsys.readouterr().out.split())
-    assert call("md", run, data) == 2 and "of the kind 'property', not energies and forces" in capsys.readouterr().err
+    assert call("md", run, data) == 2 and f"predicts the property '{key}'" in capsys.readouterr().err
 
 
 def test_the_written_configuration_gives_the_same_run(data: Path, tmp_path: Path) -> None:
