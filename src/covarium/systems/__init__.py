@@ -2,5 +2,6 @@
 
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, GraphSpec
 from covarium.systems.neighbours import atom_graph
+from covarium.systems.spin_field import LatticeElement, SpinField
 
-__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "GraphSpec", "atom_graph"]
+__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "GraphSpec", "LatticeElement", "SpinField", "atom_graph"]
