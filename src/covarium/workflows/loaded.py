@@ -143,8 +143,6 @@ def load_task(
         raise CovariumError(f"dtype {dtype} cannot be used; allowed: {', '.join(DTYPES)}")
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
-    if not isinstance(read.task, Potential):
-        raise CovariumError(f"{file} holds the task '{read.header['task']['kind']}', no potential of atoms")
     # parameters that need no gradient save the memory of their graph when forces are computed
     return LoadedTask(read.task.requires_grad_(False), read.header, file)
 
