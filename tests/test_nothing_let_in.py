@@ -182,9 +182,10 @@ def test_paths_inside_archives_write_nothing(member: str, tmp_path: Path) -> Non
 def test_archives_that_grow_beyond_measure_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gzip
 
-    from covarium.data import formats
+    from covarium.data import formats, npz_files
 
-    monkeypatch.setattr(formats, "GROWTH", (2**16, 100))
+    for module in (formats, npz_files):
+        monkeypatch.setattr(module, "GROWTH", (2**16, 100))
     np.savez_compressed(tmp_path / "a.npz", R=np.zeros((1000, 100, 3)), z=np.ones(100, dtype=int), E=np.zeros(1000))
     (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(b"\n" * 2**24))
     for name in ("a.npz", "a.extxyz.gz"):

@@ -185,7 +185,7 @@ def test_counts_that_cannot_be_kept_are_told(tmp_path: Path, monkeypatch: pytest
     if os.geteuid() == 0:
 
         def refuse(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
+            raise CovariumError("cannot write here: Permission denied")
 
         monkeypatch.setattr("covarium.data.edge_index._write", refuse)
     else:

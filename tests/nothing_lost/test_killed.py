@@ -83,7 +83,7 @@ def kill_until_done(launch, run, begin, go_on, started, inspect, longest: float,
     killed, status = 0, KILLED
     while status == KILLED:
         # the last attempts may take their time
-        after = clock.uniform(0.0, longest) if killed < KILLS else None
+        after = clock.uniform(0.0, longest * min(1.0, 0.2 + 0.1 * killed)) if killed < KILLS else None
         status = launch(log, *(go_on if started() else begin), kill_after=after)
         killed += status == KILLED
         inspect()

@@ -356,7 +356,7 @@ def test_an_unseen_element_is_refused() -> None:
 def test_charge_and_spin_that_the_model_ignores_are_refused(name: str) -> None:
     ok = batch(labelled(0)).system
     charged = AtomGraph.collate([ok, replace(ok, **{name: torch.tensor([-1.0], dtype=torch.float64)})])
-    with pytest.raises(CovariumError, match=f"structure 1 has {name} -1.0, but this model does not read {name}"):
+    with pytest.raises(CovariumError, match=f"structure 1 of the batch has {name} -1.0, but this model does not"):
         potential().predict(charged)
     if name == "charge":
         assert potential(Constant()).predict(charged).energy.shape == (2,)

@@ -33,9 +33,7 @@ TINY = EquiformerV2Config(
 )  # fmt: skip
 ELEMENTS = (1, 6, 8)
 # What each extra of the package is for. Those for developers are not asked about.
-EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"demo": "covarium demo", "label": "labels by xTB", "log": "TensorBoard logs of training"}
-)
+EXTRAS: Mapping[str, str] = MappingProxyType({"demo": "covarium demo", "log": "TensorBoard logs of training"})
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 SIZE = 768  # of the matrices that are multiplied to see what threads bring
 LEAST_GAIN = 1.2  # times one thread
