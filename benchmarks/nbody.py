@@ -65,6 +65,8 @@ def train(model: str, data: dict[str, Path], samples: int, options: argparse.Nam
     plan = infer(configure(recipe="tokens", given=given))
     start = time.process_time()
     outcome = run(plan, out)
+    if outcome.result.interrupted:
+        raise SystemExit(outcome.result.reason)
     seconds = time.process_time() - start
     best = load(outcome.model).task
     errors = {

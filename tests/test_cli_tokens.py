@@ -92,7 +92,7 @@ def test_check_and_info(run: Path, data: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count("6 checks, 0 failed") == 2
     assert call("info", run) == 0
     said = capsys.readouterr().out
-    for what in ("gatr", "SE(3)", "1 vectors and 1 scalars", "positions", "nbody.npz"):
+    for what in ("gatr", "SE(3)", "vectors of each token: 1, scalars: 1", "positions", "nbody.npz"):
         assert what in said, said
 
 

@@ -98,7 +98,7 @@ def describe_task(task: TokenRegression) -> list[tuple[str, str, str]]:
     centred = "positions centred on each sample" if task.centre else "absolute positions"
     return [
         ("symmetry", task.model.group if task.model.group != "1" else "none", centred),
-        ("reads", f"{len(s.vectors)} vectors and {len(s.scalars)} scalars per token", ""),
+        ("reads", f"vectors of each token: {len(s.vectors)}, scalars: {len(s.scalars)}", ""),
         ("answers", ", ".join(task.targets), ""),
         ("length scale", f"{s.length:.4g}", "units of the data"),
     ]
@@ -127,8 +127,8 @@ def describe_samples(samples: Sequence[TokenSample]) -> str:
     tokens = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     first = samples[0]
     return (
-        f"{len(samples):,} samples of {tokens} tokens, each with {first.vectors.shape[1]} vectors and "
-        f"{first.scalars.shape[1]} scalars; targets: {', '.join(first.targets)}"
+        f"{len(samples):,} samples of {tokens} tokens; vectors of each: {first.vectors.shape[1]}, scalars: "
+        f"{first.scalars.shape[1]}; targets: {', '.join(first.targets)}"
     )
 
 
