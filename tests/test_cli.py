@@ -11,6 +11,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -19,6 +20,7 @@ from safetensors import safe_open
 
 import covarium
 from covarium.cli import _explain, main
+from covarium.errors import CovariumError
 
 TINY = (
     "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
@@ -219,6 +221,21 @@ def test_interrupted_and_resumed_run_is_the_uninterrupted_one(run: Path, data: P
     assert fingerprint(tmp_path / "part" / "best.safetensors") == fingerprint(run / "best.safetensors")
 
 
+def test_a_setting_of_one_loss_term_leaves_the_others(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting, loss in (
+        ("task.terms.forces.weight=10", "1 × energy mae + 10 × forces l2"),
+        ("task.terms.energy.loss=mse", "1 × energy mse + 1 × forces l2"),
+        ("task.terms.energy.weight=0", "0 × energy mae + 1 × forces l2"),
+    ):
+        assert call("train", data, *TINY, "--set", setting, "--dry-run", "--out", tmp_path / "no") == 0
+        assert loss in capsys.readouterr().out
+    nothing = ["--set", "task.terms.energy.weight=0", "--set", "task.terms.forces.weight=0"]
+    assert call("train", data, *TINY, *nothing, "--dry-run", "--out", tmp_path / "no") == 2
+    assert "nothing to learn" in capsys.readouterr().err
+
+
 def test_a_resumed_run_keeps_model_task_and_data(run: Path, data: Path, tmp_path: Path) -> None:
     """What is refused leaves the run as it was."""
     out = tmp_path / "run"
@@ -408,6 +425,11 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("evaluate {run}/log.csv {data}", "log.csv"),
         ("evaluate {run} {data} --dtype float16", "'float16' is not one of 'float32', 'float64'"),
         ("predict {run} {data} --set model.lmax=2", "only settings of data"),
+        ("predict {run} {data} --out {data}", "copper.extxyz' is one of the files that are read"),
+        ("predict {run} {data} --out {data}/../copper.extxyz", "copper.extxyz' is one of the files that are read"),
+        ("predict {run} {data} --out {run}/log.csv", "log.csv' exists already; choose another --out"),
+        ("evaluate {run} {data} --json {data}", "--json '{data}' is one of the files that are read"),
+        ("evaluate {run} {data} --out {run}", "choose another --out, e.g. {run}/errors"),
         ("md {run} {data} --time 1ps --steps 3", "not both"),
         ("md {run} {data} --ensemble nvt", "'nve', 'langevin', 'npt'"),
         ("md {run}", "name a structure"),
@@ -424,9 +446,11 @@ def test_bad_input_gives_one_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in (data, run / "report.html", run / "log.csv")}
     assert call(*arguments.format(run=run, data=data, folder=tmp_path).split()) == 2
     said = capsys.readouterr().err
-    assert message in said
+    assert message.replace("{run}", str(run)).replace("{data}", str(data)) in said
+    assert all(path.read_bytes() == content for path, content in before.items())
     assert said.startswith("error: ") and "Traceback" not in said
     assert not list(tmp_path.iterdir()), "something was half-written"
 
@@ -438,6 +462,59 @@ def test_unknown_element_is_named(run: Path, tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert "gold.xyz" in said and "79" in said
     assert not (tmp_path / "x.extxyz").exists()
+
+
+@pytest.fixture(scope="module")
+def direct(data: Path) -> Path:
+    """A potential with a force head and no stress head."""
+    folder = data.parent / "direct"
+    options = ["--set", "training.steps=2", "--set", "task.forces=direct", "--set", "model.force_head=true"]
+    assert call("train", data, *TINY, *options, "--out", folder) == 0
+    return folder
+
+
+def test_a_potential_without_stress_claims_none(
+    direct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crystal = labelled(1, 3)[0]
+    crystal.set_cell([8, 8, 8])
+    crystal.pbc = True
+    ase.io.write(tmp_path / "crystal.extxyz", crystal)
+    assert call("predict", direct, tmp_path / "crystal.extxyz", "--out", tmp_path / "x.extxyz") == 0
+    assert "1 structures with energy (eV) and forces (eV/Å): " in capsys.readouterr().out
+    assert "stress" not in ase.io.read(tmp_path / "x.extxyz").calc.results
+    for command in ("relax --cell", "md --ensemble npt"):
+        name, *options = command.split()
+        assert call(name, direct, tmp_path / "crystal.extxyz", *options, "--steps", "1", "--out", tmp_path / "no") == 2
+        assert "needs a stress, and this potential with direct forces has none" in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
+
+
+def test_a_warning_is_one_line(direct: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("relax", direct, data, "--steps", "1", "--fmax", "1e-9", "--out", tmp_path / "relax") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("warning: this potential has direct forces: ")
+
+
+def test_a_charge_is_refused_under_one_number(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = labelled(2, 4)
+    frames[1].info["charge"] = 1
+    ase.io.write(tmp_path / "ions.extxyz", frames)
+    assert call("predict", run, tmp_path / "ions.extxyz", "--out", tmp_path / "x.extxyz") == 2
+    assert "ions.extxyz, frame 1: the structure has charge 1.0, but" in capsys.readouterr().err
+
+
+def test_python_refuses_what_it_cannot_use(run: Path, data: Path) -> None:
+    potential = covarium.load(run)
+    for wrong in ("file.extxyz", data, [labelled(1, 0)[0], "file.extxyz"], None, 3):
+        with pytest.raises(CovariumError, match="ase.Atoms or a list of them"):
+            potential.predict(wrong)
+    for dtype in (torch.int64, torch.float16, torch.bfloat16, np.float32, "float16"):
+        with pytest.raises(CovariumError, match="float32, float64"):
+            covarium.load(run, dtype=dtype)
+    structures = labelled(2, 0)
+    double = covarium.load(run, dtype=torch.float64).predict(iter(structures))
+    assert double[1].energy == covarium.load(run, dtype="float64").predict(tuple(structures))[1].energy
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

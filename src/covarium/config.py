@@ -46,6 +46,7 @@ class DataSection(Section):
     """Which structures, which labels, which part is held out.
 
     Attributes:
+        kind: what the files hold; None is decided by their keys.
         train: files with labelled structures.
         valid: files held out for choosing the best model; when empty, a part of ``train`` is held out.
         test: files for the error table at the end.
@@ -59,6 +60,7 @@ class DataSection(Section):
         workers: processes that load the frames of large sets; None for the cores that training leaves free.
     """
 
+    kind: Literal["atoms", "tokens"] | None = None
     train: list[AbsolutePath] = Field(default_factory=list)
     valid: list[AbsolutePath] = Field(default_factory=list)
     test: list[AbsolutePath] = Field(default_factory=list)

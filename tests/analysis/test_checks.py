@@ -265,6 +265,36 @@ def test_not_a_number_never_passes():
     assert Check("x", float("nan"), None).passed
 
 
+ENERGY_ONLY = {"E(3) energy", "E(3) atom_energy", "energy jump at cutoff (eV)", "graph without edges (eV)"}
+
+
+def torn(output, graph):
+    """Sound energies whose derivatives are not numbers."""
+    nothing = (graph.positions - graph.positions.detach()).abs().sqrt().sum(1)
+    return AtomOutput(output.energy + nothing)
+
+
+def test_forces_that_are_no_numbers_pass_no_check():
+    checks = list(check_potential(Potential(Changed(torn), references=ELEMENTS), spacing=SPACING))
+    assert {c.name for c in checks if c.passed} == ENERGY_ONLY
+
+
+def test_one_element_without_a_number_is_enough():
+    """Not the last of the samples: a later, sound one must not cover it."""
+
+    @dataclass
+    class Turned:
+        value: torch.Tensor
+
+        def transform(self, g):
+            return Turned(g @ self.value)
+
+    answers = iter([1.0, 1.0, float("nan"), 1.0, 1.0])
+    start = Turned(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    found = equivariance.check_equivariance(lambda s: Turned(next(answers) * s.value), start, "O(3)", samples=4)
+    assert np.isnan(found["value"].relative) and np.isnan(found["value"].absolute)
+
+
 def test_probe_leaves_the_potential_alone():
     potential = Potential(LennardJones(0.01, 2.5), references=ELEMENTS).train()
     table = potential.reference_table.clone()

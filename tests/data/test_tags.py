@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+from covarium.analysis.errors import predict_frames
 from covarium.data import FrameDataset, read
 from covarium.models import Equiformer, EquiformerConfig
 from covarium.simulation import Calculator
@@ -48,6 +49,8 @@ def test_the_calculator_reads_them() -> None:
         energies.append(atoms.get_potential_energy())
         batch = FrameDataset([as_frame(atoms)], CONFIG.spec, torch.float64).batch([0])
         assert abs(float(task.predict(batch.system).energy[0]) - energies[-1]) < 1e-10
+        (predicted,) = predict_frames(task, [as_frame(atoms)])
+        assert abs(predicted.energy - energies[-1]) < 1e-10
     assert abs(energies[0] - energies[1]) > 1e-6
     atoms.set_tags(TAGS)
     assert atoms.get_potential_energy() == energies[0], "a change of tags is a change"

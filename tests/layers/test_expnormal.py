@@ -27,7 +27,7 @@ def test_cutoff_has_no_step_and_no_kink(lower: float) -> None:
 
 
 def test_exponential_basis_is_its_formula() -> None:
-    basis = ExpNormalBasis(5, 0.5, 4.0, False).double()
+    basis = ExpNormalBasis(5, 4.0, 0.5).double()
     means = np.linspace(np.exp(-3.5), 1, 5)
     beta = (2 / 5 * (1 - np.exp(-3.5))) ** -2
     r = R.numpy()[:, None]
@@ -38,16 +38,17 @@ def test_exponential_basis_is_its_formula() -> None:
 
 
 def test_gaussian_basis_is_its_formula() -> None:
-    basis = SpacedGaussianBasis(5, 0.0, 4.0, False).double()
+    basis = SpacedGaussianBasis(5, 4.0).double()
     expected = np.exp(-0.5 * (R.numpy()[:, None] - np.arange(5.0)) ** 2)
     assert np.abs(basis(R).numpy() - expected).max() < 1e-15
 
 
 @pytest.mark.parametrize("kind", [ExpNormalBasis, SpacedGaussianBasis])
 def test_derivatives_and_storage(kind: type) -> None:
-    basis = kind(4, 0.0, 4.0, False).double()
+    basis = kind(4, 4.0, stored=True).double()
     r = torch.tensor([0.7, 2.1, 3.6], dtype=torch.float64, requires_grad=True)
     assert gradcheck(basis, r) and gradgradcheck(basis, r)
     assert not list(basis.parameters()) and len(basis.state_dict()) == 2
-    learnt = kind(4, 0.0, 4.0, True)
+    assert not kind(4, 4.0).state_dict()
+    learnt = kind(4, 4.0, trainable=True)
     assert {n for n, _ in learnt.named_parameters()} == set(basis.state_dict())

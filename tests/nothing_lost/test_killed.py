@@ -166,6 +166,7 @@ def test_evaluation_leaves_whole_files(launch, model: Path, data: Path, tmp_path
         launch(tmp_path / "log", "predict", model, data, "--out", tmp_path / "p.xyz", kill_after=clock.uniform(0, 0.8))
         if (tmp_path / "p.xyz").exists():
             assert len(ase.io.read(tmp_path / "p.xyz", ":")) == 24
+            (tmp_path / "p.xyz").unlink()  # one that exists is not overwritten
 
 
 @pytest.mark.parametrize("command", ["train", "md"])

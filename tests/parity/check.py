@@ -9,15 +9,17 @@ Error of a tensor: max|a − b| / max(max|ref|, floor), floor = 1e-6 × the larg
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from comparison import Comparison
+from comparison import Comparison, largest
 from family_equiformer import equiformer
 from family_equiformer_v2 import equiformer_v2
 from family_equiformer_v3 import equiformer_v3
+from family_gatr import gatr
 from family_torchmd_et import torchmd_et
 
 from covarium.errors import CovariumError
@@ -26,6 +28,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
     "equiformer": (equiformer, 1e-9),
     "equiformer_v2": (equiformer_v2, 1e-9),
     "equiformer_v3": (equiformer_v3, 1e-9),
+    "gatr": (gatr, 1e-10),
     "torchmd_et": (torchmd_et, 1e-9),
 }
 
@@ -37,15 +40,15 @@ def check(family: str, folder: Path, tolerance: float | None = None) -> tuple[bo
     result = compare(folder)
     worst = []
     for kind, table in (("output", result.outputs), ("gradient", result.gradients)):
-        top = sorted(table.items(), key=lambda item: -item[1])[:3]
+        top = sorted(table.items(), key=lambda item: (not math.isnan(item[1]), -item[1]))[:3]
         worst += [f"  {kind:8s} {error:9.2e}  {name}" for name, error in top]
     worst += [f"  {'extra':8s} {value:9.2e}  {name} (allowed {limit:.1e})" for name, value, limit in result.extra]
-    largest = [max(table.values(), default=0.0) for table in (result.outputs, result.gradients)]
-    passed = max(largest) <= allowed and all(value <= limit for _, value, limit in result.extra)
-    gradients = f"gradients {largest[1]:.2e}" if result.gradients else "no gradients stored"
+    outputs, gradients = largest(result.outputs.values()), largest(result.gradients.values())
+    passed = largest([outputs, gradients]) <= allowed and all(value <= limit for _, value, limit in result.extra)
+    stored = f"gradients {gradients:.2e}" if result.gradients else "no gradients stored"
     compared = len(result.outputs) + len(result.gradients)
     verdict = "PASS" if passed else "FAIL"
-    line = f"{folder.name:32s} {compared:5d} tensors  outputs {largest[0]:.2e}  {gradients}  {verdict}"
+    line = f"{folder.name:32s} {compared:5d} tensors  outputs {outputs:.2e}  {stored}  {verdict}"
     return passed, line, worst
 
 

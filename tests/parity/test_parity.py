@@ -1,11 +1,13 @@
 """A clone compares itself with the published implementations: outputs, features, attention weights, gradients."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from check import FAMILIES, check
-from comparison import Comparison
+from comparison import Comparison, errors, largest
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
@@ -40,12 +42,37 @@ def test_a_wrong_weight_is_noticed(tmp_path: Path) -> None:
     assert not passed and line.endswith("FAIL")
 
 
-def test_a_missing_output_is_infinitely_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(folder: Path) -> Comparison:
-        return Comparison({"energy": float("inf")}, {}, [])
+REFERENCE = {"energy": np.array([-3.0]), "forces": np.array([[0.1, -0.2, 0.3]]), "none": np.zeros((0, 3))}
+SPOILT = {
+    "missing": {"energy": REFERENCE["energy"]},
+    "misshapen": REFERENCE | {"forces": REFERENCE["forces"][0]},
+    "nan": REFERENCE | {"forces": np.array([[0.1, np.nan, 0.3]])},
+    "off": REFERENCE | {"forces": REFERENCE["forces"] * (1 + 1e-6)},
+}
 
-    monkeypatch.setitem(FAMILIES, "nothing", (nothing, 1e-9))
-    assert not check("nothing", HERE)[0]
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("place", ["outputs", "gradients", "extra"])
+def test_what_is_missing_misshapen_or_no_number_fails(place: str, spoilt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spoilt tensor comes second: a maximum that begins with a good one must not pass over it."""
+    good, bad = errors(REFERENCE, REFERENCE, 1e-6), errors(SPOILT[spoilt], REFERENCE, 1e-6)
+    assert good == {"energy": 0.0, "forces": 0.0}
+    assert bad["energy"] == 0.0 and not bad["forces"] <= 1e-9
+    assert math.isinf(bad["forces"]) == (spoilt in ("missing", "misshapen"))
+    results = {
+        "outputs": Comparison(bad, good, []),
+        "gradients": Comparison(good, bad, []),
+        "extra": Comparison(good, good, [("short path", largest(bad.values()), 1e-9)]),
+    }
+    monkeypatch.setitem(FAMILIES, "spoilt", (lambda folder: results[place], 1e-9))
+    passed, line, worst = check("spoilt", HERE)
+    assert not passed and line.endswith("FAIL")
+    assert place == "extra" or "forces" in worst[0 if place == "outputs" else 2]
+
+
+def test_a_reference_that_is_no_number_fails() -> None:
+    broken = REFERENCE | {"energy": np.array([np.nan])}
+    assert not errors(broken, broken, 1e-6)["energy"] <= 1e-9
 
 
 @pytest.fixture(autouse=True)

@@ -247,6 +247,9 @@ def test_what_cannot_run_is_refused_and_leaves_nothing(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(CovariumError, match="three periodic directions"):
         md(hydrogen(), spring_calculator(), MDSettings(steps=1, ensemble="npt"), out)
+    periodic = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], cell=[9, 9, 9], pbc=True)
+    with pytest.raises(CovariumError, match="npt needs a stress"):
+        md(periodic, spring_calculator(forces="direct"), MDSettings(steps=1, ensemble="npt"), out)
     fixed = argon_crystal()
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(CovariumError, match="cannot keep atoms fixed"):
@@ -286,6 +289,19 @@ def test_start_velocities(name, freedom):
     assert abs(temperature_of(atoms.get_kinetic_energy(), freedom) - (300.0 if freedom else 0.0)) < 1e-9
     assert np.abs(atoms.get_momenta().sum(0)).max() < 1e-12
     assert np.abs(atoms.get_angular_momentum()).max() < 1e-10
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
+def test_the_first_row_has_the_temperature_asked_for(ensemble, tmp_path):
+    """Whatever the ensemble conserves: six motions of nine atoms in nve, none under a thermostat."""
+    atoms = Atoms("H9", np.random.default_rng(0).permutation(27)[:9, None] // [9, 3, 1] % 3 * 2.0)
+    settings = MDSettings(steps=0, ensemble=ensemble, temperature=300.0)
+    result = md(atoms, spring_calculator(), settings, tmp_path)
+    first = read(result.files["trajectory"], 0)
+    motions = 27 - (6 if ensemble == "nve" else 0)
+    assert abs(read_log(result.files["log"])["temperature_k"][0] - 300.0) < 1e-9
+    assert abs(2 * first.get_kinetic_energy() / (motions * 8.617333262e-5) - 300.0) < 1e-4
+    assert (np.abs(first.get_momenta().sum(0)).max() < 1e-6) == (ensemble == "nve")
 
 
 def test_velocities_are_maxwell_boltzmann():

@@ -127,6 +127,14 @@ def test_direct_forces_warn(tmp_path):
     assert len(result.warnings) == 1
 
 
+def test_a_potential_without_stress_relaxes_no_cell(tmp_path):
+    calculator = Calculator(Potential(Misbehaving(99, "nothing"), references={1: 0.0}, forces="direct"))
+    crystal = Atoms("H2", [[0, 0, 0], [0, 0, 0.9]], cell=[9, 9, 9], pbc=True)
+    with pytest.raises(CovariumError, match="relaxing the cell needs a stress"):
+        relax(crystal, calculator, RelaxSettings(cell=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_refusals(tmp_path):
     slab = bulk("Ar", "fcc", a=5.4)
     slab.pbc = (True, True, False)
@@ -137,6 +145,6 @@ def test_refusals(tmp_path):
     with pytest.raises(CovariumError, match="cell=True"):
         RelaxSettings(pressure=1.0)
     relax(bulk("Ar", "fcc", a=5.26), argon_calculator(), RelaxSettings(), tmp_path / "b")
-    with pytest.raises(CovariumError, match="exists already"):
+    with pytest.raises(CovariumError, match="exists already; give another folder$"):
         relax(bulk("Ar", "fcc", a=5.26), argon_calculator(), RelaxSettings(), tmp_path / "b")
     assert not (tmp_path / "a").exists()

@@ -6,7 +6,7 @@ Letters: N atoms, B structures.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ class Check:
     def passed(self) -> bool:
         """A value that is not a number does not pass."""
         return self.level is None or self.value <= self.level
+
+
+def largest(values: Iterable[float]) -> float:
+    """The maximum; not a number if one of them is not, which Python's ``max`` may pass over."""
+    return float(np.max(list(values)))
 
 
 class Probe:
@@ -86,6 +91,7 @@ def frame_graph(potential: Potential | Property, frame: Frame, dtype: torch.dtyp
         pbc=frame.pbc,
         charge=frame.charge,
         spin=frame.spin,
+        tags=frame.tags,
         dtype=dtype,
     )
 

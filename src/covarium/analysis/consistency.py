@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from covarium.analysis.check import Check, Probe, structure
+from covarium.analysis.check import Check, Probe, largest, structure
 from covarium.analysis.equivariance import deviations
 from covarium.data import Frame
 from covarium.errors import CovariumError
@@ -28,7 +28,7 @@ def batch_equals_single(probe: Probe, frames: Sequence[Frame], *, level: float =
         forces=None if together.forces is None else torch.cat([p.forces for p in alone if p.forces is not None]),
         stress=None if together.stress is None else torch.cat([p.stress for p in alone if p.stress is not None]),
     )
-    value = max(d.relative for d in deviations(together, joined).values())
+    value = largest(d.relative for d in deviations(together, joined).values())
     return Check("batch = single", value, level, f"{len(frames)} structures")
 
 
@@ -44,7 +44,7 @@ def no_gradient_across(probe: Probe, frames: Sequence[Frame]) -> Check:
                 energy[a], positions, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             outside = gradient[system.batch != a].abs()
-            worst = max(worst, float(outside.max()) if outside.numel() else 0.0)
+            worst = largest([worst, *outside.flatten().tolist()])
     return Check("gradient across structures", worst, 0.0, f"{len(frames)} structures")
 
 
@@ -62,14 +62,15 @@ def supercell(probe: Probe, frame: Frame, *, level: float = 1e-10) -> Check:
         np.concatenate([frame.positions + corner @ frame.cell for corner in corners]),
         2 * frame.cell,
     )
-    one, eight = probe(frame), probe(replace(big, charge=8 * frame.charge, spin=8 * frame.spin))
+    same = replace(big, charge=8 * frame.charge, spin=8 * frame.spin, tags=np.tile(frame.tags, 8))
+    one, eight = probe(frame), probe(same)
     expected = Prediction(
         energy=8 * one.energy,
         atom_energy=one.atom_energy.repeat(8),
         forces=None if one.forces is None else one.forces.repeat(8, 1),
         stress=one.stress,
     )
-    value = max(d.relative for d in deviations(eight, expected).values())
+    value = largest(d.relative for d in deviations(eight, expected).values())
     return Check("extensive: 2×2×2 supercell", value, level)
 
 
@@ -91,7 +92,7 @@ def far_apart(probe: Probe, one: Frame, other: Frame, *, level: float = 1e-10) -
         atom_energy=torch.cat([a.atom_energy, b.atom_energy]),
         forces=None if a.forces is None or b.forces is None else torch.cat([a.forces, b.forces]),
     )
-    value = max(d.relative for d in deviations(joined, expected).values())
+    value = largest(d.relative for d in deviations(joined, expected).values())
     return Check("extensive: two structures far apart", value, level, f"at least {FAR:g} Å beyond the cutoff")
 
 
@@ -123,7 +124,7 @@ def no_edges(probe: Probe, *, level: float = 1e-10) -> Check:
 def deterministic(probe: Probe, frames: Sequence[Frame]) -> Check:
     """Largest difference between two predictions of the same batch; must be exactly zero."""
     system = probe.system(frames)
-    value = max(d.absolute for d in deviations(probe.predict(system), probe.predict(system)).values())
+    value = largest(d.absolute for d in deviations(probe.predict(system), probe.predict(system)).values())
     return Check("repeat", value, 0.0, "same batch twice")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from covarium.algebra.rotations import random_rotations
-from covarium.analysis.check import Check, Probe
+from covarium.analysis.check import Check, Probe, largest
 from covarium.data import Frame
 from covarium.errors import CovariumError, nearest
 
@@ -84,7 +84,7 @@ def check_equivariance(
     worst: dict[str, Deviation] = {}
     for g in sampler(samples, torch.Generator().manual_seed(seed)):
         found = deviations(predict(system.transform(g)), reference.transform(g))
-        worst = {name: _larger(worst.get(name), deviation) for name, deviation in found.items()}
+        worst = {name: _larger(worst.get(name, deviation), deviation) for name, deviation in found.items()}
     return worst
 
 
@@ -106,9 +106,8 @@ def deviations(one: Any, other: Any) -> dict[str, Deviation]:  # noqa: ANN401 - 
     return found
 
 
-def _larger(one: Deviation | None, other: Deviation) -> Deviation:
-    # written so that a NaN stays
-    return other if one is None or not other.absolute <= one.absolute else one
+def _larger(one: Deviation, other: Deviation) -> Deviation:
+    return Deviation(largest((one.absolute, other.absolute)), largest((one.relative, other.relative)))
 
 
 def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: int = 20, seed: int = 0) -> list[Check]:
@@ -133,7 +132,7 @@ def inversion(probe: Probe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
     group = probe.group
     found = check_equivariance(probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1)
-    value = max(d.relative for d in found.values())
+    value = largest(d.relative for d in found.values())
     if group in ("SE(3)", "SO(3)"):
         return Check("inversion", value, None, f"the model is {group}: it may tell a molecule from its mirror image")
     return Check("inversion", value, 1e-10)
@@ -149,7 +148,8 @@ def translation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int =
 def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Number the atoms in another order."""
     order = np.random.default_rng(seed).permutation(len(frame.numbers))
-    moved = replace(frame, numbers=frame.numbers[order], positions=frame.positions[order], fixed=frame.fixed[order])
+    arrays = {name: getattr(frame, name)[order] for name in ("numbers", "positions", "fixed", "tags")}
+    moved = replace(frame, **arrays)
     return _same("permutation", probe, frame, moved, level, "", order)
 
 
@@ -176,4 +176,4 @@ def _same(
         forces = None if expected.forces is None else expected.forces[index]
         expected = replace(expected, atom_energy=expected.atom_energy[index], forces=forces)
     found = deviations(probe(moved), expected)
-    return Check(name, max(d.relative for d in found.values()), level, note)
+    return Check(name, largest(d.relative for d in found.values()), level, note)

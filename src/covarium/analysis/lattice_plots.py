@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from covarium.analysis.autocorrelation import Estimate
 from covarium.analysis.plots import BLUE, GREEN, GREY, ORANGE, PINK, STYLE
@@ -71,8 +71,9 @@ def scaling(parameters: Sequence[int], mse: Sequence[float], fitted: Sequence[bo
         label = f"∝ parameters^(−{law.exponent:.2f} ± {law.exponent_error:.2f})"
         ax.plot(line, law(line), color=ORANGE, linestyle="--", label=label)
     ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="mean squared error of log W")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(ScalarFormatter())
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())
     ax.set_xticks(x, [f"{value:g}" for value in x])
     ax.legend()
@@ -82,15 +83,15 @@ def scaling(parameters: Sequence[int], mse: Sequence[float], fitted: Sequence[bo
 @mpl.rc_context(STYLE)
 def observables(plain: Mapping[str, Estimate], learnt: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Figure:
     """Self-learning minus plain Monte Carlo, in units of the error of the difference."""
-    names = [name for name in plain if plain[name].error > 0]
+    names = [name for name in plain if fluctuates(plain[name])]
     figure, ax = _figure("observables", 6.4, 0.7 + 0.5 * len(names))
     ax.axvspan(-2, 2, color=GREY, alpha=0.18, linewidth=0)
     ax.axvline(0, color=GREY, linewidth=1)
     for number, (label, estimates) in enumerate(learnt):
         off = [difference(estimates[name], plain[name]) for name in names]
         rows = np.arange(len(names)) + 0.12 * (number - (len(learnt) - 1) / 2)
-        colour = (BLUE, ORANGE, GREEN, PINK)[number % 4]
-        ax.plot(off, rows, "o^sD"[number % 4], color=colour, markersize=4.5, label=label)
+        colour, marker = (BLUE, ORANGE, GREEN, PINK, GREY)[number % 5], "o^sDvPX"[number % 7]
+        ax.plot(off, rows, marker, color=colour, markersize=4.5, label=label)
     ax.set_yticks(range(len(names)), names)
     limit = max(3.5, *(abs(difference(e[name], plain[name])) + 0.5 for _, e in learnt for name in names))
     ax.set(xlim=(-limit, limit), ylim=(len(names) - 0.5, -0.5), xlabel="difference / its standard error")
@@ -112,10 +113,16 @@ def efficiency(labels: Sequence[str], rates: Mapping[str, Sequence[float]]) -> F
     return figure
 
 
+def fluctuates(one: Estimate) -> bool:
+    """Whether it is more than rounding that makes the measurements differ, as of the density at half filling."""
+    return one.error > 1e-12 * abs(one.mean)
+
+
 def difference(one: Estimate, other: Estimate) -> float:
-    """In units of its standard error; 0 for equal values without error."""
-    error = math.hypot(one.error, other.error)
-    return (one.mean - other.mean) / error if error else 0.0
+    """In units of its standard error; 0 where nothing fluctuates and the means agree to rounding."""
+    if not fluctuates(one) and not fluctuates(other) and math.isclose(one.mean, other.mean, rel_tol=1e-10):
+        return 0.0
+    return (one.mean - other.mean) / math.hypot(one.error, other.error)
 
 
 def _figure(label: str, width: float, height: float) -> tuple[Figure, Axes]:

@@ -30,6 +30,7 @@ GREY = "#8c959f"
 # the darkest part of viridis vanishes on black
 DENSITY = LinearSegmentedColormap.from_list("density", mpl.colormaps["viridis"](np.linspace(0.22, 0.95, 64)))
 MAX_POINTS = 40_000
+TOKEN_METRICS = ("valid_positions", "valid_vectors", "valid_scalars")
 STYLE: dict[Any, Any] = {  # matplotlib's own type lists every parameter there is
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -123,6 +124,15 @@ def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: 
 
 
 @mpl.rc_context(STYLE)
+def answers(targets: np.ndarray, predicted: np.ndarray, what: str) -> Figure:
+    """Predicted [n] against target [n] of anything, coloured by the density of points."""
+    figure, (ax,) = new_figure(f"answers {what}", 4.1, 4.0, 1, 1)
+    _parity(ax, targets, predicted, "")
+    ax.set(title=what, xlabel="target", ylabel="answer")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def parity_per_element(evaluation: Evaluation) -> Figure:
     """Predicted against labelled force components, a panel for each element."""
     predicted, labels, numbers = evaluation.forces()
@@ -184,6 +194,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
         ("Forces, validation", "meV/Å", 1e3, lambda n: "forces" in n and "mae" in n),
         ("Stress, validation", "meV/Å³", 1e3, lambda n: "stress" in n and "mae" in n),
         ("Property, validation", "unit of the labels", 1.0, lambda n: "property" in n and "mae" in n),
+        ("Tokens, validation", "MSE", 1.0, lambda n: n.startswith(TOKEN_METRICS) and n.endswith("_mse")),
     )
     panels = [(title, unit, f, [n for n in log if rule(n) and _seen(log[n])]) for title, unit, f, rule in wanted]
     panels = [panel for panel in panels if panel[3]]
@@ -199,7 +210,7 @@ def learning_curves(log: Mapping[str, np.ndarray]) -> Figure:
         values = values[np.isfinite(values)]
         _logarithmic(ax, "y", values)
         best = float(values.min())
-        ax.set(title=title, xlabel="step", ylabel="MAE (" + unit + ")" if unit != "loss" else unit)
+        ax.set(title=title, xlabel="step", ylabel=unit if unit in ("loss", "MSE") else f"MAE ({unit})")
         if unit != "loss":
             ax.axhline(best, color=GREY, linestyle=":", linewidth=1)
             ax.text(0.98, 0.95, f"best {best:.3g} {unit}", ha="right", va="top", transform=ax.transAxes)

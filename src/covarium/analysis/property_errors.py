@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from covarium.analysis.errors import Evaluation, Progress, Table, batched_frames, evaluate, number
+from covarium.analysis.errors import Progress, Table, batched_frames, number
 from covarium.analysis.plots import property_parity
-from covarium.analysis.report import MAX_ATOMS, Section, Structure, error_sections
+from covarium.analysis.report import MAX_ATOMS, Section, Structure
 from covarium.data import Frame
 from covarium.errors import CovariumError
 from covarium.systems import AtomGraph
-from covarium.tasks import Potential, Property, PropertySemantics
+from covarium.tasks import Property, PropertySemantics
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,8 @@ def evaluate_property(
     return PropertyEvaluation(task.semantics, tuple(labelled), values, labels, len(frames) - len(labelled))
 
 
-def judge(
-    task: Potential | Property, frames: Sequence[Frame], *, progress: Progress | None = None
-) -> Evaluation | PropertyEvaluation:
-    """The errors of a task of either kind."""
-    if isinstance(task, Property):
-        return evaluate_property(task, frames, progress=progress)
-    return evaluate(task, frames, progress=progress)
-
-
-def sections_of(evaluation: Evaluation | PropertyEvaluation, *, worst: int = 5) -> list[Section]:
-    """Chapters of a report for errors of either kind."""
-    if isinstance(evaluation, Evaluation):
-        return error_sections(evaluation, worst=worst)
+def property_sections(evaluation: PropertyEvaluation, *, worst: int = 5) -> list[Section]:
+    """Chapters of a report."""
     semantics = evaluation.semantics
     plot = property_parity(evaluation.labels, evaluation.values, semantics.name, semantics.unit)
     caption = "Prediction against label; brighter where points are denser."

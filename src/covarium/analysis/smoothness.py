@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from covarium.analysis.check import Check, Probe, structure
+from covarium.analysis.check import Check, Probe, largest, structure
 from covarium.data import Frame
 from covarium.errors import CovariumError
 
@@ -68,8 +68,8 @@ def finite_difference_stress(probe: Probe, frame: Frame, *, h: float = 1e-4, lev
     volume = abs(float(np.linalg.det(frame.cell)))
     slope = _derivative(probe, strained, range(6), h) / volume
     # with ε_ab = ε_ba = s/2, dE/ds = V σ_ab on and off the diagonal
-    error = max(float((stress[a, b] - slope[k]).abs()) for k, (a, b) in enumerate(PAIRS))
-    value = max(error, float((stress - stress.T).abs().max()))
+    errors = [float((stress[a, b] - slope[k]).abs()) for k, (a, b) in enumerate(PAIRS)]
+    value = largest([*errors, float((stress - stress.T).abs().max())])
     return Check("stress = dE/dε / V (eV/Å³)", value, level, f"6 strains, 5 points, h = {h:g}")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
 
 from covarium import __version__
-from covarium.cli import checking, converting, data, slmc, training, using
+from covarium.cli import checking, converting, data, making, slmc, training, using
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -28,6 +29,7 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
 app.add_typer(data.app, name="data")
+app.add_typer(making.app, name="make")
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,14 +48,17 @@ def options(
 
 
 def main() -> None:
-    """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback.
+    """Run a command. An error is one message on stderr and exit code 2; ``--debug`` adds the traceback. A warning is
+    one line on stderr.
 
     Exit code 1 is a run that was interrupted, a simulation that stopped or did not converge, or a check that failed.
     """
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(app(arguments, prog_name="covarium", standalone_mode=False))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            sys.exit(app(arguments, prog_name="covarium", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
@@ -63,6 +68,11 @@ def main() -> None:
         if message := _explain(error, next((a for a in arguments if not a.startswith("-")), "")):
             typer.echo(f"error: {message}", err=True)
         sys.exit(2)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """In place of Python's own, which shows a line of source."""
+    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _explain(error: Exception, command: str) -> str:

@@ -24,21 +24,17 @@ def check() -> None:
 def model(
     model: Model,
     files: Annotated[
-        list[Path] | None, Argument(help="Structures to look at beside the built-in ones.", metavar="FILE")
+        list[Path] | None,
+        Argument(help="Structures to look at beside the built-in ones; or samples of tokens.", metavar="FILE"),
     ] = None,
     frames: Annotated[int, Option(min=1, help="How many of the structures, the first ones.")] = 3,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Symmetry, forces and stress against finite differences, smoothness, locality; exit code 1 if a check fails."""
-    from covarium.analysis.suite import check_potential
     from covarium.cli.console import verdict
-    from covarium.cli.using import loaded_potential
-    from covarium.data import read_structures
-    from covarium.workflows.loaded import as_frame
+    from covarium.cli.using import loaded_task
 
-    loaded = loaded_potential(model, device, None, threads)
-    read = read_structures(files, limit=frames)[:frames] if files else []
-    structures = [as_frame(one.atoms, one.index, one.source) for one in read]
-    if verdict("", check_potential(loaded.potential, structures)):
+    loaded, kind = loaded_task(model, device, None, threads)
+    if verdict("", kind.checks(loaded, files or [], frames)):
         raise typer.Exit(1)

@@ -21,17 +21,25 @@ RECIPES = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "w
 
 Labelled = Annotated[
     list[Path] | None,
-    Argument(metavar="FILE", help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed; or .frames."),
+    Argument(
+        metavar="FILE",
+        help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed; or .frames. Or samples of tokens: "
+        "npz, HDF5.",
+    ),
 ]
 
 
 def train(
     files: Labelled = None,
-    model: Annotated[str | None, Option(help="Published model to train, e.g. equiformer_v2 or torchmd_et.")] = None,
+    model: Annotated[
+        str | None, Option(help="Published model to train, e.g. equiformer_v2, torchmd_et or gatr.")
+    ] = None,
     property: Annotated[
         str | None, Option(metavar="KEY", help="Learn this key of the files, a scalar or a vector, not a potential.")
     ] = None,
-    recipe: Annotated[str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules.")] = None,
+    recipe: Annotated[
+        str | None, Option(help=f"Experiment to start from: {RECIPES}. Default: molecules, properties or tokens.")
+    ] = None,
     config: Annotated[Path | None, Option(help="YAML file, e.g. config.resolved.yaml of another run.")] = None,
     settings: Settings = None,
     task: Annotated[
@@ -53,14 +61,14 @@ def train(
     threads: Threads = None,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
-    """Train a potential on labelled structures, or a property (--property).
+    """Train a potential on labelled structures, a property (--property), or a model of samples of geometric tokens.
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
     from covarium.cli.console import counting
     from covarium.workflows.configuring import configure
-    from covarium.workflows.property_inference import plan
+    from covarium.workflows.kinds import infer, recipe_for
     from covarium.workflows.training_run import resumed_config
 
     given = _given(
@@ -78,15 +86,15 @@ def train(
         if property is not None:
             if task is not None:
                 raise BadParameter("--task is of potentials; leave it out with --property")
-            given["task"] = {"property": {"name": property}}
-            recipe = recipe or ("properties" if config is None else None)
-        resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [])
+            given["task"]["property"] = {"name": property}
+        default = recipe_for(given, settings or [])
+        resolved = configure(recipe=recipe, file=config, given=given, assignments=settings or [], default=default)
         stem = resolved.data.train[0].name.split(".")[0] if resolved.data.train else "run"
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
     with counting("counting neighbours") as counted:
-        planned = plan(resolved, told=told, progress=counted)
-    _run(planned, folder, resume=resume is not None, dry_run=dry_run)
+        plan = infer(resolved, told=told, progress=counted)
+    _run(plan, folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(

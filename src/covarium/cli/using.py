@@ -12,8 +12,8 @@ from typer import Argument, BadParameter, Exit, Option
 from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, Settings, Threads, simulated
 
 if TYPE_CHECKING:
-    from covarium.workflows.loaded import LoadedPotential
-    from covarium.workflows.loaded_property import LoadedProperty
+    from covarium.workflows.kinds import Kind
+    from covarium.workflows.loaded import LoadedPotential, LoadedTask
 
 
 class Ensemble(StrEnum):
@@ -35,7 +35,9 @@ Index = Annotated[int | None, Option(help="Which structure of FILE, from 0. Defa
 def evaluate(
     model: Model,
     files: Files,
-    json: Annotated[Path | None, Option(help="Write the errors in eV and Å to this file.")] = None,
+    json: Annotated[
+        Path | None, Option(help="Write the errors in eV and Å (of tokens, in the units of the data) to this file.")
+    ] = None,
     out: Annotated[
         Path | None, Option(help="Folder for report.html (parity plots, worst frames) and errors.json.")
     ] = None,
@@ -44,32 +46,33 @@ def evaluate(
     dtype: Precision = None,
     threads: Threads = None,
 ) -> None:
-    """Errors of a model on labelled structures."""
+    """Errors of a model on labelled structures, or on samples of tokens."""
     from covarium.cli.console import counting, say, table
-    from covarium.workflows.evaluation import evaluate_files, write_json, write_report
+    from covarium.workflows.evaluation import ERRORS, data_settings, refuse_targets, write_json, write_report
 
-    loaded = loaded_model(model, device, dtype, threads)
+    refuse_targets(files, json, out)
+    loaded, kind = loaded_task(model, device, dtype, threads)
     with counting("evaluating") as progress:
-        reading, evaluation = evaluate_files(loaded, files, assignments=settings or [], progress=progress)
-    for note in [*reading.notes, *reading.left_out]:
+        notes, evaluation = kind.evaluate_files(loaded, files, data_settings(settings or []), progress)
+    for note in notes:
         say(note)
     for shown in evaluation.tables():
         table(shown.title, shown.header, shown.rows)
-    about = {"model": str(loaded.path), "files": [str(file) for file in files], **_semantics(loaded)}
+    about = {"model": str(loaded.path), "files": [str(file) for file in files], **kind.about(loaded.task)}
     targets = [json] if json else []
     if out is not None:
-        write_report(loaded, reading, evaluation, out / "report.html")
+        write_report(loaded.path, notes, kind.sections(evaluation), out / "report.html")
         say(f"report: {out / 'report.html'}")
-        targets.append(out / "errors.json")
+        targets.append(out / ERRORS)
     for target in targets:
-        write_json(evaluation, target, about)
+        write_json(evaluation.to_json(), target, about)
         say(f"errors: {target}")
 
 
 def predict(
     model: Model,
     files: Files,
-    out: Annotated[Path, Option(help="extxyz file for the structures with what was predicted.")] = Path(
+    out: Annotated[Path, Option(help="New extxyz file for the structures with what was predicted.")] = Path(
         "predicted.extxyz"
     ),
     settings: Settings = None,
@@ -79,14 +82,15 @@ def predict(
 ) -> None:
     """Energy, forces and stress of structures, or the property that the model was trained on."""
     from covarium.cli.console import counting, say
-    from covarium.workflows.evaluation import predict_file
+    from covarium.workflows.evaluation import data_settings
 
-    loaded = loaded_model(model, device, dtype, threads)
+    loaded, kind = loaded_task(model, device, dtype, threads)
+    data = data_settings(settings or [])
     with counting("predicting") as progress:
-        count = predict_file(loaded, files, out, assignments=settings or [], progress=progress)
-    for what, meaning in _semantics(loaded).items():
+        count = kind.predict(loaded, files, out, data, progress)
+    for what, meaning in kind.about(loaded.task).items():
         say(f"{what}: {meaning}")
-    say(f"{count} structures with {_predicted(loaded)}: {out}")
+    say(f"{count} structures with {kind.predicted(loaded.task)}: {out}")
 
 
 def md(
@@ -211,12 +215,10 @@ def relax(
 def info(model: Model) -> None:
     """What a model is, what it was trained on, and how good it was."""
     from covarium.cli.console import findings
-    from covarium.workflows.loaded import LoadedPotential, describe
-    from covarium.workflows.loaded_property import describe_property, load_model
+    from covarium.workflows.loaded import describe
 
-    loaded = load_model(model, device="cpu")
-    chapters = describe(loaded) if isinstance(loaded, LoadedPotential) else describe_property(loaded)
-    for title, rows in chapters.items():
+    loaded, kind = loaded_task(model, "cpu", None, None)
+    for title, rows in describe(loaded, kind.describe(loaded.task), kind.unit(loaded.task)).items():
         findings(title, rows)
 
 
@@ -229,34 +231,15 @@ def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threa
     return load(model, device=device, dtype=None if dtype is None else dtype.value)
 
 
-def loaded_model(
-    model: Path, device: str | None, dtype: Dtype | None, threads: int | None
-) -> LoadedPotential | LoadedProperty:
-    """The same, of a potential or a property."""
+def loaded_task(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> tuple[LoadedTask, Kind]:
+    """The same of any kind, and its kind."""
     from covarium.workflows.device import use_threads
-    from covarium.workflows.loaded_property import load_model
+    from covarium.workflows.kinds import kind_of_task
+    from covarium.workflows.loaded import load_task
 
     use_threads(threads)
-    return load_model(model, device=device, dtype=None if dtype is None else dtype.value)
-
-
-def _semantics(loaded: LoadedPotential | LoadedProperty) -> dict[str, str]:
-    """What the numbers mean."""
-    from covarium.workflows.loaded import LoadedPotential
-
-    if isinstance(loaded, LoadedPotential):
-        energies = loaded.potential.semantics
-        return {"energies": f"{energies.kind}, {energies.functional or 'level of theory not stated'}"}
-    meaning = loaded.task.semantics
-    return {"values": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
-
-
-def _predicted(loaded: LoadedPotential | LoadedProperty) -> str:
-    from covarium.workflows.loaded import LoadedPotential
-
-    if isinstance(loaded, LoadedPotential):
-        return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
-    return f"'{loaded.task.semantics.name}'"
+    loaded = load_task(model, device=device, dtype=None if dtype is None else dtype.value)
+    return loaded, kind_of_task(loaded)
 
 
 def _show_files(files: dict[str, Path]) -> None:

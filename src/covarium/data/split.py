@@ -80,6 +80,30 @@ def split(
     return Split(train.tolist(), held_out[0].tolist(), held_out[1].tolist(), note)
 
 
+def division(
+    count: int, *, valid: float | int | None = None, test: float | int = 0, seed: int = 0
+) -> tuple[list[int], list[int], list[int]]:
+    """Indices of training, validation and test samples that do not belong together, ascending, drawn one by one.
+
+    Args:
+        count: of samples.
+        valid, test: as in ``split``; 0 for none.
+        seed: of the draw.
+
+    Raises:
+        CovariumError: the parts leave nothing to train on.
+    """
+    parts = (_count(valid, count), _count(test, count))
+    if sum(parts) >= count:
+        raise CovariumError(
+            f"{parts[0]} samples for validation and {parts[1]} for test are asked of {count}; at least 1 must remain "
+            "for training"
+        )
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    ends = (parts[0], sum(parts))
+    return sorted(order[ends[1] :]), sorted(order[: ends[0]]), sorted(order[ends[0] : ends[1]])
+
+
 def _count(asked: float | int | None, frames: int) -> int:
     if asked is None:
         return max(1, min(MOST_VALID, int(VALID_FRACTION * frames)))

@@ -1,4 +1,5 @@
-"""The three radial bases of Equiformer and its radial function. Letters: E edges, K basis functions, x = d / cutoff."""
+"""The radial bases of Equiformer, beside ``ExpNormalBasis``, and its radial function. Letters: E edges, K basis
+functions, x = d / cutoff."""
 
 from __future__ import annotations
 
@@ -6,36 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from covarium.layers.constants import ExactConstants
+from covarium.layers.expnormal import ExpNormalBasis
 from covarium.ops.envelope import polynomial_envelope
-
-
-class ExpNormalBasis(ExactConstants):
-    """½(cos πx + 1) exp(−β (exp(−αd) − μ_k)²) (Unke 2019, arXiv 1902.08408, Eq. 7–9; α = 5/cutoff), not trained.
-
-    It vanishes at the cutoff with its first derivative.
-    """
-
-    means: Tensor
-
-    def __init__(self, num_basis: int, cutoff: float) -> None:
-        super().__init__()
-        self.cutoff, self.alpha = cutoff, 5.0 / cutoff
-        # both from the cutoff in Å as in the published code, though exp(−αd) reaches exp(−5) only
-        lowest = math.exp(-cutoff)
-        self.beta = (2.0 / num_basis * (1.0 - lowest)) ** -2
-        self.constant("means", np.linspace(lowest, 1.0, num_basis))
-
-    def forward(self, distance: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
-        inside = (distance < self.cutoff).to(distance.dtype)
-        window = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0) * inside
-        waves = torch.exp(-self.alpha * distance).unsqueeze(1) - self.means
-        return window.unsqueeze(1) * torch.exp(-self.beta * waves.square())
 
 
 class TrainedGaussianBasis(nn.Module):

@@ -1,4 +1,5 @@
-"""The two radial bases of the Equivariant Transformer. Letters: E edges, K basis functions."""
+"""The two radial bases of the Equivariant Transformer; Equiformer has the first one too. Letters: E edges, K basis
+functions."""
 
 from __future__ import annotations
 
@@ -35,13 +36,16 @@ class ExpNormalBasis(ExactConstants):
     means: Tensor
     betas: Tensor
 
-    def __init__(self, num_basis: int, lower: float, upper: float, trainable: bool) -> None:
+    def __init__(
+        self, num_basis: int, upper: float, lower: float = 0.0, *, trainable: bool = False, stored: bool = False
+    ) -> None:
         super().__init__()
         self.lower, self.upper = lower, upper
+        # from the cutoffs in Å as in the published code, though the argument reaches exp(−5) only
         start = math.exp(lower - upper)
         means = np.linspace(start, 1.0, num_basis)
         betas = np.full(num_basis, (2 / num_basis * (1 - start)) ** -2)
-        _register(self, {"means": means, "betas": betas}, trainable)
+        _register(self, {"means": means, "betas": betas}, trainable, stored)
 
     def forward(self, distance: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
         decay = torch.exp(5 / (self.upper - self.lower) * (self.lower - distance)).unsqueeze(1)
@@ -55,19 +59,21 @@ class SpacedGaussianBasis(ExactConstants):
     offset: Tensor
     coeff: Tensor
 
-    def __init__(self, num_basis: int, lower: float, upper: float, trainable: bool) -> None:
+    def __init__(
+        self, num_basis: int, upper: float, lower: float = 0.0, *, trainable: bool = False, stored: bool = False
+    ) -> None:
         super().__init__()
         offset = np.linspace(lower, upper, num_basis)
-        _register(self, {"offset": offset, "coeff": np.asarray(-0.5 / (offset[1] - offset[0]) ** 2)}, trainable)
+        coeff = np.asarray(-0.5 / (offset[1] - offset[0]) ** 2)
+        _register(self, {"offset": offset, "coeff": coeff}, trainable, stored)
 
     def forward(self, distance: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
         return torch.exp(self.coeff * (distance.unsqueeze(1) - self.offset).square())
 
 
-def _register(module: ExactConstants, values: dict[str, np.ndarray], trainable: bool) -> None:
+def _register(module: ExactConstants, values: dict[str, np.ndarray], trainable: bool, stored: bool) -> None:
     for name, value in values.items():
         if trainable:
             module.register_parameter(name, nn.Parameter(torch.tensor(value, dtype=torch.get_default_dtype())))
         else:
-            # published files hold them rounded to float32
-            module.constant(name, value, stored=True)
+            module.constant(name, value, stored=stored)

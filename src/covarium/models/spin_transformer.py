@@ -70,11 +70,13 @@ class SpinTransformer(nn.Module):
     """H_eff of a batch of spin fields; ``forward(field, rng) -> SpinOutput``.
 
     Attributes:
+        system: the kind of system it reads, for tables of models.
         W: [l, 3, r + 1] weights of queries, keys and values on each shell, the site itself first.
         J: [R] couplings.
         E0: the constant.
     """
 
+    system = "spins"
     group = "O(3) x lattice"
     shell: Tensor
 

@@ -297,7 +297,8 @@ class EquivariantTransformer(nn.Module):
         c = self.config = config
         basis = {"expnorm": ExpNormalBasis, "gauss": SpacedGaussianBasis}[c.rbf_type]
         self.embedding = nn.Embedding(c.max_num_elements, c.embedding_dimension)
-        self.distance_expansion = basis(c.num_rbf, c.cutoff_lower, c.cutoff, c.trainable_rbf)
+        # stored, as published files hold them rounded to float32
+        self.distance_expansion = basis(c.num_rbf, c.cutoff, c.cutoff_lower, trainable=c.trainable_rbf, stored=True)
         if c.neighbour_embedding:
             self.neighbor_embedding = NeighborEmbedding(c)
         self.attention_layers = nn.ModuleList(EquivariantMultiHeadAttention(c) for _ in range(c.num_layers))

@@ -19,12 +19,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from covarium.data import charge_and_spin
 from covarium.errors import CovariumError
 from covarium.simulation.skin import Pairs, SkinList
-from covarium.systems import AtomGraph
+from covarium.systems import AtomGraph, near_origin
 from covarium.tasks import Potential, Prediction
 
 
 class StressUndefinedError(CovariumError, PropertyNotImplementedError):
-    """Stress of a structure without three periodic directions; for ASE, a property that is not implemented."""
+    """Stress of a structure without a volume, or of a potential without one; for ASE, a property not implemented."""
 
 
 class NotFiniteError(CovariumError):
@@ -51,7 +51,8 @@ class Calculator(BaseCalculator):
         pairs: the neighbours of the last structure, None before the first.
 
     Raises (on calculation):
-        StressUndefinedError: stress of a structure that is not periodic in three directions.
+        StressUndefinedError: stress of a structure that is not periodic in three directions, or of a potential that
+            has none (``Potential.has_stress``).
         NotFiniteError: the answer is not finite.
         CovariumError: an unknown element, a charge or spin that the model ignores, positions that are not finite.
     """
@@ -102,15 +103,11 @@ class Calculator(BaseCalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Everything in one pass; the stress too where it needs none of its own, whatever is asked for first."""
-        periodic = bool(atoms.pbc.all())
-        if "stress" in properties and not periodic:
-            raise StressUndefinedError(
-                f"stress is undefined: pbc is {atoms.pbc.tolist()}, and only a structure that is periodic in three "
-                "directions has a volume"
-            )
+        """Everything in one pass, the stress too where there is one, whatever is asked for first."""
+        if "stress" in properties:
+            require_stress(self.potential, atoms, "get_stress()")
         self.results: dict[str, Any] = {}
-        stress = periodic and (self.potential.has_stress or "stress" in properties)
+        stress = self.potential.has_stress and bool(atoms.pbc.all())
         self.pairs, self._charges = None, None
         graph = self._graph(atoms)
         prediction = self.potential.predict(graph, forces=True, stress=stress)
@@ -121,17 +118,36 @@ class Calculator(BaseCalculator):
         cell = atoms.cell.array
         self.pairs = self.neighbours.pairs(atoms.positions, cell, atoms.pbc)
         device, dtype = self._device, self._dtype
+        positions, shifts = near_origin(
+            atoms.positions, cell, atoms.pbc, self.pairs.edge_index, self.pairs.shifts, dtype
+        )
         return AtomGraph(
-            positions=torch.from_numpy(atoms.positions).to(device, dtype),
+            positions=torch.from_numpy(positions).to(device, dtype),
             numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64, device=device),
             cell=torch.from_numpy(cell[None]).to(device, dtype),
             pbc=torch.from_numpy(atoms.pbc[None]).to(device),
             batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
             edge_index=torch.from_numpy(self.pairs.edge_index).to(device),
-            shifts=torch.from_numpy(self.pairs.shifts).to(device),
+            shifts=torch.from_numpy(shifts).to(device),
             charge=torch.tensor([charge], dtype=dtype, device=device),
             spin=torch.tensor([spin], dtype=dtype, device=device),
             tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64, device=device),
+        )
+
+
+def require_stress(potential: Potential, atoms: Atoms, purpose: str) -> None:
+    """
+    Raises:
+        StressUndefinedError: the structure is not periodic in three directions, or the potential has no stress.
+    """
+    if not atoms.pbc.all():
+        raise StressUndefinedError(
+            f"{purpose} needs three periodic directions, or there is no volume; pbc is {atoms.pbc.tolist()}"
+        )
+    if not potential.has_stress:
+        raise StressUndefinedError(
+            f"{purpose} needs a stress, and this potential with direct forces has none; use one that was trained with "
+            "task.forces=gradient, or with model.stress_head=true"
         )
 
 

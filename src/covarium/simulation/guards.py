@@ -13,7 +13,6 @@ import torch
 from ase import Atoms
 from ase.data import covalent_radii
 
-from covarium.errors import CovariumError
 from covarium.simulation.calculator import Calculator, NotFiniteError
 from covarium.tasks import Potential
 
@@ -90,14 +89,3 @@ def failure(error: Exception) -> Halt | None:
 def force_warnings(potential: Potential) -> tuple[str, ...]:
     """What a user of the forces must know."""
     return (DIRECT_FORCES,) if potential.forces == "direct" else ()
-
-
-def require_volume(atoms: Atoms, purpose: str) -> None:
-    """
-    Raises:
-        CovariumError: the structure is not periodic in three directions.
-    """
-    if not atoms.pbc.all():
-        raise CovariumError(
-            f"{purpose} needs three periodic directions, or there is no volume; pbc is {atoms.pbc.tolist()}"
-        )

@@ -25,8 +25,8 @@ from ase.md.verlet import VelocityVerlet
 
 from covarium.errors import CovariumError, nearest
 from covarium.files import held, replace_text
-from covarium.simulation.calculator import Calculator
-from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume, too_hot
+from covarium.simulation.calculator import Calculator, require_stress
+from covarium.simulation.guards import Halt, failure, force_warnings, overlap, too_hot
 from covarium.simulation.record import Progress, Record, frame, load_state, save_state, unlabelled
 from covarium.simulation.velocities import conserved_motions, fixed_atoms, start_velocities, temperature_of
 from covarium.units import FS, GPA
@@ -123,7 +123,7 @@ def md(
 
     Raises:
         CovariumError: the folder holds a run already; the structure cannot be run as asked (see ``Calculator``; npt
-            needs three periodic directions and no fixed atoms); the disk is full.
+            needs three periodic directions, a stress and no fixed atoms); the disk is full.
     """
     if len(atoms) == 0:
         raise CovariumError("molecular dynamics needs at least one atom, the structure has none")
@@ -131,10 +131,12 @@ def md(
     moving = _bare(atoms, fixed)
     freedom = 3 * int((~fixed).sum())
     if settings.temperature is not None:
-        start_velocities(moving, settings.temperature, rng)
-        freedom -= conserved_motions(moving) if settings.ensemble == "nve" else 0
+        # a thermostat pushes each atom by itself, so that nothing is conserved and all 3N motions are warm
+        conserved = settings.ensemble == "nve"
+        start_velocities(moving, settings.temperature, rng, conserved=conserved)
+        freedom -= conserved_motions(moving) if conserved else 0
     if settings.ensemble == "npt":
-        require_volume(moving, "npt")
+        require_stress(calculator.potential, moving, "npt")
         if fixed.any():
             raise CovariumError("npt scales all positions with the cell, so it cannot keep atoms fixed; use langevin")
     start = temperature_of(moving.get_kinetic_energy(), freedom)

@@ -37,16 +37,19 @@ class Record:
     Args:
         path: must not exist; created by the first record, so that a run refused at its start leaves nothing behind.
         length: instead, go on with an existing file after its first ``length`` bytes; the rest is cut.
+        resumes: whether the run can be resumed, for what a refusal advises.
 
     Raises:
         CovariumError: the file exists already, is missing or is too short, or the disk is full.
     """
 
-    def __init__(self, path: Path, length: int | None = None) -> None:
+    def __init__(self, path: Path, length: int | None = None, *, resumes: bool = True) -> None:
         self.path = path
+        self._again = "resume" if resumes else "start again in another folder"
         if length is None:
             if path.exists():
-                raise CovariumError(f"{path} exists already; resume that run or give another folder")
+                remedy = "resume that run or give another folder" if resumes else "give another folder"
+                raise CovariumError(f"{path} exists already; {remedy}")
         elif length and (not path.exists() or path.stat().st_size < length):
             raise CovariumError(f"{path} has lost some of its {length} bytes at the last state; it cannot be resumed")
         elif path.exists():
@@ -66,9 +69,11 @@ class Record:
                 self._file = open(self.path, "ab", buffering=0)
             written = self._file.write(data)
         except OSError as error:
-            raise CovariumError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from None
+            raise CovariumError(
+                f"cannot write {self.path}: {error.strerror}; free some space, then {self._again}"
+            ) from None
         if written != len(data):
-            raise CovariumError(f"cannot write {self.path}: the disk is full; free some space, then resume")
+            raise CovariumError(f"cannot write {self.path}: the disk is full; free some space, then {self._again}")
         self.length += written
 
     def close(self) -> None:

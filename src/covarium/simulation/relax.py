@@ -15,8 +15,8 @@ from ase.optimize.optimize import Optimizer
 
 from covarium.errors import CovariumError, nearest
 from covarium.files import replace_text
-from covarium.simulation.calculator import Calculator
-from covarium.simulation.guards import Halt, failure, force_warnings, overlap, require_volume
+from covarium.simulation.calculator import Calculator, require_stress
+from covarium.simulation.guards import Halt, failure, force_warnings, overlap
 from covarium.simulation.record import Progress, Record, frame, unlabelled
 from covarium.units import GPA
 
@@ -97,20 +97,20 @@ def relax(
         progress: called after every step.
 
     Raises:
-        CovariumError: the folder holds a run already; ``cell`` without three periodic directions; the structure
-            cannot be computed (see ``Calculator``); the disk is full.
+        CovariumError: the folder holds a relaxation already; ``cell`` without three periodic directions or with a
+            potential that has no stress; the structure cannot be computed (see ``Calculator``); the disk is full.
     """
     if len(atoms) == 0:
         raise CovariumError("a relaxation needs at least one atom, the structure has none")
     if settings.cell:
-        require_volume(atoms, "relaxing the cell")
+        require_stress(calculator.potential, atoms, "relaxing the cell")
     notes = force_warnings(calculator.potential)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     moving = unlabelled(atoms)
     moving.calc = calculator
     energies: list[float] = []
-    trajectory = Record(out / "trajectory.extxyz")
+    trajectory = Record(out / "trajectory.extxyz", resumes=False)
     try:
         ending = _descend(moving, calculator, settings, trajectory, energies, progress)
     finally:

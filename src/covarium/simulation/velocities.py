@@ -37,20 +37,20 @@ def conserved_motions(atoms: Atoms) -> int:
     return 3 if atoms.pbc.any() else 3 + int(np.linalg.matrix_rank(_inertia(atoms), tol=1e-6, hermitian=True))
 
 
-def start_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Maxwell–Boltzmann momenta without total momentum, and for molecules without total angular momentum.
-
-    They are scaled so that the kinetic energy is exactly ½ f k T, with f the remaining degrees of freedom.
+def start_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator, *, conserved: bool = True) -> None:
+    """Maxwell–Boltzmann momenta, scaled so that the kinetic energy is exactly ½ f k T.
 
     Args:
         atoms: receives the momenta; fixed atoms stay at rest.
         temperature: K.
         rng: advanced by 3N normal numbers.
+        conserved: total momentum, and for molecules total angular momentum, are taken out, and f counts the motions
+            that are left; False for a thermostat that conserves neither, where f counts all of the free atoms.
     """
     free = ~fixed_atoms(atoms)
     masses = atoms.get_masses()[:, None]
     velocities = rng.standard_normal((len(atoms), 3)) * np.sqrt(BOLTZMANN * temperature / masses) * free[:, None]
-    removed = conserved_motions(atoms)
+    removed = conserved_motions(atoms) if conserved else 0
     if removed:
         velocities -= (masses * velocities).sum(0) / masses.sum()
     if removed > 3:

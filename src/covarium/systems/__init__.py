@@ -2,5 +2,19 @@
 
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
 from covarium.systems.neighbours import atom_graph, renew_edges
+from covarium.systems.origin import near_origin
+from covarium.systems.tokens import TokenModel, TokenOutput, Tokens
 
-__all__ = ["AtomGraph", "AtomModel", "AtomOutput", "Denoising", "GraphSpec", "atom_graph", "renew_edges"]
+__all__ = [
+    "AtomGraph",
+    "AtomModel",
+    "AtomOutput",
+    "Denoising",
+    "GraphSpec",
+    "TokenModel",
+    "TokenOutput",
+    "Tokens",
+    "atom_graph",
+    "near_origin",
+    "renew_edges",
+]

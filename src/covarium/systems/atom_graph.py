@@ -78,6 +78,7 @@ class AtomModel(nn.Module):
     """What every model of atoms declares; ``forward(graph, rng) -> AtomOutput``.
 
     Attributes:
+        system: the kind of system it reads, for tables of models.
         spec: the neighbourhood it needs.
         group: under which it is equivariant, e.g. ``SE(3)``.
         outputs: ``energy``, and of ``forces``, ``stress`` and ``noise`` those it has direct heads for; a model without
@@ -87,6 +88,7 @@ class AtomModel(nn.Module):
             all at once. It changes memory and time, not the answer.
     """
 
+    system = "atoms"
     spec: GraphSpec
     group: str
     outputs: frozenset[str]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from covarium.errors import CovariumError
 from covarium.systems.atom_graph import AtomGraph, GraphSpec
+from covarium.systems.origin import near_origin
 
 TIE = 0.01  # Å beyond the (max_neighbours + 1)-th distance, as fairchem's enforce_max_neighbors_strictly: False
 CELLS = 5e4  # half of what vesin allows itself
@@ -176,9 +177,10 @@ def atom_graph(
     pbc: np.ndarray | None = None,
     charge: float = 0.0,
     spin: float = 0.0,
+    tags: np.ndarray | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> AtomGraph:
-    """The graph of one structure, neighbours found in float64.
+    """The graph of one structure, neighbours found in float64, positions placed by ``near_origin``.
 
     Args:
         numbers: [N] atomic numbers.
@@ -188,12 +190,14 @@ def atom_graph(
         pbc: [3] bool; None for no periodicity.
         charge: total charge in e.
         spin: number of unpaired electrons.
+        tags: [N], see ``AtomGraph``; None for zeros.
         dtype: of positions, cell, charge and spin in the graph.
     """
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     cell_array = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64).reshape(3, 3)
     pbc_array = np.zeros(3, dtype=bool) if pbc is None else np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     edge_index, shifts = neighbour_pairs(positions, cell_array, pbc_array, spec)
+    positions, shifts = near_origin(positions, cell_array, pbc_array, edge_index, shifts, dtype)
     return AtomGraph(
         positions=torch.as_tensor(positions).to(dtype),
         numbers=torch.as_tensor(np.asarray(numbers), dtype=torch.int64),
@@ -204,6 +208,7 @@ def atom_graph(
         shifts=torch.as_tensor(shifts),
         charge=torch.tensor([charge], dtype=dtype),
         spin=torch.tensor([spin], dtype=dtype),
+        tags=torch.as_tensor(np.zeros(len(positions)) if tags is None else tags, dtype=torch.int64),
     )
 
 

@@ -4,8 +4,15 @@ from covarium.tasks.denoise import Denoise, DenoisingSettings
 from covarium.tasks.effective_action import EffectiveAction
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
 from covarium.tasks.property import Property, PropertyPrediction, PropertySemantics
+from covarium.tasks.tokens import TokenRegression
 
-TASKS = {"potential": Potential, "property": Property, "denoise": Denoise, "effective_action": EffectiveAction}
+TASKS = {
+    "potential": Potential,
+    "property": Property,
+    "denoise": Denoise,
+    "effective_action": EffectiveAction,
+    "tokens": TokenRegression,
+}
 
 __all__ = [
     "TASKS",
@@ -19,4 +26,5 @@ __all__ = [
     "PropertyPrediction",
     "PropertySemantics",
     "Term",
+    "TokenRegression",
 ]

@@ -453,8 +453,9 @@ def refuse_unknown(system: AtomGraph, table: Tensor, reads: frozenset[str]) -> N
     for name, value in (("charge", system.charge), ("spin", system.spin)):
         if name not in reads and bool((value != 0).any()):
             structure = int((value != 0).nonzero()[0])
+            which = "the structure" if system.num_graphs == 1 else f"structure {structure} of the batch"
             raise CovariumError(
-                f"structure {structure} has {name} {float(value[structure])}, but this model does not read {name}: "
+                f"{which} has {name} {float(value[structure])}, but this model does not read {name}: "
                 f"its answer would be that of the neutral closed-shell system. Remove the {name} to ask for that"
             )
 

@@ -11,9 +11,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupt:
-    """While entered, the first such signal is remembered in ``signal`` (0 before); a second one acts at once.
+    """While entered, the first such signal is remembered in ``signal`` (0 before); a second raises KeyboardInterrupt.
 
-    Signals reach only the main thread, so that elsewhere this does nothing.
+    The handlers stay in place until the end: two signals may be pending together, and Python has no one to give the
+    second to if the first takes them away. Signals reach only the main thread, so that elsewhere this does nothing.
     """
 
     def __init__(self) -> None:
@@ -28,13 +29,11 @@ class Interrupt:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
         while self._former:
             number, former = self._former.popitem()
             signal.signal(number, former)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -18,19 +18,21 @@ def configure(
     file: Path | None = None,
     given: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
+    default: str = DEFAULT_RECIPE,
 ) -> RunConfig:
     """Later wins: the recipe, the file, what the command line names, ``--set``.
 
     Args:
-        recipe: None for ``molecules``, unless a file is given, which then stands for itself.
+        recipe: None for ``default``, unless a file is given, which then stands for itself.
         file: YAML.
         given: sections from the options of the command line.
         assignments: texts like ``model.lmax=6``.
+        default: recipe of the kind of data.
 
     Raises:
         CovariumError: an unknown recipe, key or value.
     """
-    base = recipe or (DEFAULT_RECIPE if file is None else None)
+    base = recipe or (default if file is None else None)
     layers = [_recipe(base)] if base else []
     if file is not None:
         layers.append(read_yaml(file))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from covarium.config import DenoisingSection, RunConfig, TaskSection, TermSection, build, check_name
-from covarium.data import Frame, FrameDataset, Reading, Statistics, data_set, read, split, statistics
+from covarium.data import Frame, Reading, Statistics, data_set, read, split, statistics
 from covarium.data.columns import columns, pick
 from covarium.errors import CovariumError
 from covarium.models import MODELS
@@ -22,10 +22,12 @@ from covarium.training.settings import Settings
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
+M = TypeVar("M")
 Counted = Callable[[int, int], object]
 
 DEFAULT_MODEL = "equiformer_v2"
-# Loss terms when none are set. Errors are over the scale (eV/Å), in which a stress is a hundredth of a force.
+# Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
+# stress is a hundredth of a force.
 TERMS = {
     "energy": TermSection(),
     "forces": TermSection(loss="l2"),
@@ -62,16 +64,18 @@ class Plan:
         train, valid: what is learnt from, and what chooses the best model.
         test: frames for the error table, perhaps none.
         settings: of the training loop.
+        kind: of question and data, an entry of ``KINDS``.
     """
 
     config: RunConfig
     findings: list[Finding]
     notes: list[str]
-    task: Potential | Property
-    train: FrameDataset
-    valid: FrameDataset
-    test: Sequence[Frame]
+    task: Any  # of the kind's own class, as are the data sets
+    train: Any
+    valid: Any
+    test: Sequence[Any]
     settings: Settings
+    kind: str = "potential"
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
-    model_class, config_class = MODELS[name]
+    model_class, config_class = model_of(name, "atoms")
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
@@ -119,7 +122,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
-            "data": config.data.model_copy(update=data),
+            "data": config.data.model_copy(update={"kind": "atoms", **data}),
             "model": {"name": name, **asdict(model_config)},
             "task": task_config,
             "training": {**asdict(settings), "betas": list(settings.betas)},
@@ -140,6 +143,28 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     )
 
 
+def next_commands(folder: str) -> list[str]:
+    """What a user types after training."""
+    return [
+        f"covarium evaluate {folder} FILE",
+        f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
+        f"covarium relax {folder} STRUCTURE",
+    ]
+
+
+def model_of(name: str, system: str) -> tuple[Any, Any]:
+    """The model and its Config.
+
+    Raises:
+        CovariumError: no such model, or none that reads this kind of system.
+    """
+    fitting = sorted(n for n, (model, _) in MODELS.items() if model.system == system)
+    if name in MODELS and name not in fitting:
+        raise CovariumError(f"model '{name}' does not read {system}; those that do: {', '.join(fitting)}")
+    check_name(name, fitting, f"model '{name}'")
+    return MODELS[name]
+
+
 def divide(config: RunConfig) -> Parts:
     """Read the files of a run and divide their frames.
 
@@ -151,9 +176,11 @@ def divide(config: RunConfig) -> Parts:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
-    need = [q for q, term in config.task.terms.items() if term.weight > 0] or ["energy"]
+    asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
+    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
     reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
-    need = [*need, *[q for q in ("forces",) if not config.task.terms and q in reading.frames[0].labels]]
+    if asked.get("forces", True) and "forces" in reading.frames[0].labels and "forces" not in need:
+        need.append("forces")
     others = {
         part: read(files, keys=data.keys, units=data.units, need=need, limit=data.limit)
         for part, files in (("valid", data.valid), ("test", data.test))
@@ -187,12 +214,7 @@ def measured(config_class: type, found: Statistics, kind: str = "potential") -> 
 
 def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:
     """The task's section without gaps."""
-    labels = reading.frames[0].labels
-    terms = given.terms or {
-        quantity: term
-        for quantity, term in TERMS.items()
-        if quantity in labels and (quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs)
-    }
+    terms = _terms(given, reading.frames[0].labels, model)
     scale = given.scale or found.force_rms or found.energy_std_per_atom or 1.0
     references = {chemical_symbols[z]: energy for z, energy in found.references.energies.items()}
     theory = reading.theory.removeprefix("theory ") if given.theory is None else given.theory
@@ -204,7 +226,25 @@ def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomMo
     )  # fmt: skip
 
 
-def initial_model(model_class: type[AtomModel], config: object, seed: int, dtype: torch.dtype) -> AtomModel:
+def _terms(given: TaskSection, labels: Container[str], model: AtomModel) -> dict[str, TermSection]:
+    """A term for every label that the model can learn, with the fields that were given in place of the usual ones.
+
+    Raises:
+        CovariumError: all weights are zero.
+    """
+    terms = {}
+    for quantity, usual in TERMS.items():
+        learnable = quantity != "stress" or given.forces == "gradient" or "stress" in model.outputs
+        if quantity in given.terms:
+            terms[quantity] = usual.model_copy(update=given.terms[quantity].model_dump(exclude_unset=True))
+        elif quantity in labels and learnable:
+            terms[quantity] = usual
+    if not any(term.weight > 0 for term in terms.values()):
+        raise CovariumError("there is nothing to learn: every task.terms.….weight is 0; leave one out or raise it")
+    return terms
+
+
+def initial_model(model_class: Callable[[Any], M], config: object, seed: int, dtype: torch.dtype) -> M:
     """The model with its initial weights, a function of the seed alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from covarium.simulation import Calculator
 
 BEST = "best.safetensors"
+CONFIG = "config.resolved.yaml"
+# of the columns of a log, those that say how good a model is
+ERRORS = (
+    "energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae", "property_mae",
+    "positions_mse", "vectors_mse", "scalars_mse",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,15 @@ class AtomsPrediction:
     energy: float
     forces: np.ndarray
     stress: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A trained task of any kind: itself, the header of its file, the file."""
+
+    task: Any
+    header: dict[str, Any]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -61,9 +77,9 @@ class LoadedPotential:
 
         Raises:
             CovariumError: an element the model does not know, or a charge or spin it ignores; the structure is named.
+                Something else than structures, such as the name of a file.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
+        frames = as_frames(atoms)
         stress = stress and self.potential.has_stress
         predictions = []
         for p in predict_frames(self.potential, frames, stress=stress):
@@ -81,7 +97,7 @@ class LoadedPotential:
 def load(
     path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> LoadedPotential:
-    """A potential that ``covarium train`` made.
+    """A potential that ``covarium train`` made; see ``load_task`` for tasks of other kinds.
 
     Args:
         path: a ``.safetensors`` file, or the folder of a run, whose best model is taken.
@@ -90,31 +106,42 @@ def load(
 
     Raises:
         CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
-            model predicts a property, not energies.
+            dtype is another one; the task is none of energies.
     """
-    read, file = read_model(path, device, dtype)
-    if not isinstance(read.task, Potential):
-        raise CovariumError(
-            f"{file} predicts the property '{read.task.semantics.name}' and has neither energies nor forces; it serves "
-            "`covarium evaluate`, `predict` and `info`"
-        )
-    return LoadedPotential(read.task, read.header, file)
+    return as_potential(load_task(path, device=device, dtype=dtype))
 
 
-def read_model(
-    path: Path | str, device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[checkpoint.Checkpoint, Path]:
-    """A trained task of any kind, and its file; see ``load``."""
+def as_potential(loaded: LoadedTask) -> LoadedPotential:
+    """
+    Raises:
+        CovariumError: the task is none of energies.
+    """
+    if not isinstance(loaded.task, Potential):
+        raise CovariumError(refusal(loaded))
+    return LoadedPotential(loaded.task, loaded.header, loaded.path)
+
+
+def refusal(loaded: LoadedTask) -> str:
+    """What to say of a task that does not serve what was asked."""
+    kind = loaded.header["task"]["kind"]
+    return f"{loaded.path} answers questions of the kind '{kind}', not energies and forces, and does not serve this"
+
+
+def load_task(
+    path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> LoadedTask:
+    """Whatever ``covarium train`` made; arguments and errors as of ``load``."""
     file = model_file(Path(path))
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise CovariumError(f"dtype '{dtype}' is unknown; allowed: {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
         dtype = DTYPES[dtype]
+    if dtype is not None and dtype not in DTYPES.values():
+        raise CovariumError(f"dtype {dtype} cannot be used; allowed: {', '.join(DTYPES)}")
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
     # parameters that need no gradient save the memory of their graph when forces are computed
-    read.task.requires_grad_(False)
-    return read, file
+    return LoadedTask(read.task.requires_grad_(False), read.header, file)
 
 
 def model_file(path: Path) -> Path:
@@ -130,6 +157,26 @@ def model_file(path: Path) -> Path:
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CovariumError(f"model '{path}' does not exist{nearest(path.name, there)}")
     return file
+
+
+def as_frames(atoms: object) -> list[Frame]:
+    """One structure or many, without their labels.
+
+    Raises:
+        CovariumError: something is not a structure.
+    """
+    structures: Iterable[object] = [atoms]
+    if isinstance(atoms, Iterable) and not isinstance(atoms, Atoms | str | PathLike):
+        structures = atoms
+    frames = []
+    for index, structure in enumerate(structures):
+        if not isinstance(structure, Atoms):
+            raise CovariumError(
+                f"predict takes ase.Atoms or a list of them, got {type(structure).__name__} {structure!r:.80}; read a "
+                "file by ase.io.read(file, ':'), or use the command `covarium predict`"
+            )
+        frames.append(as_frame(structure, index))
+    return frames
 
 
 def as_frame(atoms: Atoms, index: int = 0, source: str = "") -> Frame:
@@ -190,19 +237,26 @@ def read_structure(path: Path, index: int | None = None) -> tuple[Atoms, str]:
     return found.atoms, f"{which}: {len(found.atoms)} atoms"
 
 
-def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
-    """Title → lines (what, value, remark) about a model, for printing."""
-    potential, header = loaded.potential, loaded.header
-    card, semantics = header["card"], potential.semantics
-    run = card.get("run", {})
+def predicted_by_potential(task: Potential) -> str:
+    """What its predictions hold, for a sentence."""
+    if not task.has_stress:
+        return "energy (eV) and forces (eV/Å)"
+    return "energy (eV), forces (eV/Å) and, where there is a volume, stress (eV/Å³)"
+
+
+def about_potential(potential: Potential) -> dict[str, str]:
+    """What its energies mean, in words."""
+    semantics = potential.semantics
+    return {"energies": f"{semantics.kind}, {semantics.functional or 'level of theory not stated'}"}
+
+
+def describe_potential(potential: Potential) -> list[tuple[str, str, str]]:
+    """Lines (what, value, remark) about a potential."""
+    semantics = potential.semantics
     references = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in potential.references.items())
-    parameters = sum(p.numel() for p in potential.model.parameters())
-    precision = next(iter(potential.model.parameters())).dtype
     rule = {"gradient": "gradient of the energy", "direct": "direct head"}[potential.forces]
     warning = "" if potential.forces == "gradient" else "not conservative: energy drifts in MD"
-    about = [
-        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
-        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    return [
         ("symmetry", potential.model.group, ""),
         ("elements", " ".join(chemical_symbols[z] for z in potential.elements), "others are refused"),
         ("energies", semantics.kind, semantics.functional or "level of theory not stated"),
@@ -211,14 +265,32 @@ def describe(loaded: LoadedPotential) -> dict[str, list[tuple[str, str, str]]]:
         ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
         ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),
     ]
+
+
+def describe(
+    loaded: LoadedTask, about: Sequence[tuple[str, str, str]], unit: str
+) -> dict[str, list[tuple[str, str, str]]]:
+    """Title → lines (what, value, remark) about a model, for printing.
+
+    Args:
+        loaded: the model.
+        about: lines about its task.
+        unit: of its errors.
+    """
+    header, card = loaded.header, loaded.header["card"]
+    run = card.get("run", {})
+    parameters = sum(p.numel() for p in loaded.task.model.parameters())
+    precision = next(iter(loaded.task.model.parameters())).dtype
+    first = [
+        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
+        ("model", f"{header['model']}, {parameters:,} parameters", str(precision).removeprefix("torch.")),
+    ]
     training = [("data", file, "") for file in run.get("data", {}).get("train", [])]
     for name in ("training_frames", "validation_frames", "step", "epoch", "covarium", "torch"):
         if name in card:
             training.append((name.replace("_", " "), str(card[name]), ""))
     errors = [
-        (name.replace("_", " "), f"{card[name]:.4g}", "eV, Å; on the validation frames")
-        for name in ("energy_mae", "energy_mae_per_atom", "forces_mae", "stress_mae")
-        if name in card
+        (name.replace("_", " "), f"{card[name]:.4g}", f"{unit}; in validation") for name in ERRORS if name in card
     ]
     sizes = [(name, str(value), "") for name, value in header["config"].items()]
-    return {"Model": about, "Training": [*training, *errors], "Sizes": sizes}
+    return {"Model": [*first, *about], "Training": [*training, *errors], "Sizes": sizes}

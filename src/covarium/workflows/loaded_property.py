@@ -1,8 +1,8 @@
-"""A trained property model in two lines of Python: load it, then predict."""
+"""A trained property: loaded in two lines of Python, judged on files, written beside structures, described."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from covarium.analysis.property_errors import predict_property
+from covarium.analysis.property_errors import PropertyEvaluation, evaluate_property, predict_property
+from covarium.config import DataSection
+from covarium.data import Structure, read
+from covarium.errors import CovariumError
 from covarium.tasks import Property
-from covarium.workflows.loaded import LoadedPotential, as_frame, read_model
+from covarium.workflows.evaluation import Progress
+from covarium.workflows.loaded import LoadedPotential, LoadedTask, as_frame, as_frames, as_potential, load_task
 from covarium.workflows.property_inference import READOUTS
 
 
@@ -32,46 +36,74 @@ class LoadedProperty:
     header: dict[str, Any]
     path: Path
 
-    @property
-    def key(self) -> str:
-        """Where the training files had the labels."""
-        keys = self.header["card"].get("run", {}).get("data", {}).get("keys", {})
-        return str(keys.get("property", self.task.semantics.name))
-
     def predict(self, atoms: Atoms | Sequence[Atoms]) -> np.ndarray:
         """The property of every structure, [n] or [n, 3], in the unit of its labels.
 
         Raises:
             CovariumError: an element the model does not know, a charge or spin it ignores, or a periodic structure
-                where the property has no meaning; the structure is named.
+                where the property has no meaning; the structure is named. Something else than structures.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        frames = [as_frame(structure, index) for index, structure in enumerate(structures)]
-        return np.array(list(predict_property(self.task, frames)))
+        return np.array(list(predict_property(self.task, as_frames(atoms))))
 
 
 def load_model(
     path: Path | str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> LoadedPotential | LoadedProperty:
-    """What ``covarium train`` made, a potential or a property; arguments and errors as for ``loaded.load``."""
-    read, file = read_model(path, device, dtype)
+    """What ``covarium train`` made of structures, a potential or a property; arguments and errors as for
+    ``loaded.load``."""
+    read = load_task(path, device=device, dtype=dtype)
     if isinstance(read.task, Property):
-        return LoadedProperty(read.task, read.header, file)
-    return LoadedPotential(read.task, read.header, file)
+        return LoadedProperty(read.task, read.header, read.path)
+    return as_potential(read)
 
 
-def describe_property(loaded: LoadedProperty) -> dict[str, list[tuple[str, str, str]]]:
-    """Title → lines (what, value, remark), for printing."""
-    task, header = loaded.task, loaded.header
-    card, semantics = header["card"], task.semantics
-    parameters = sum(p.numel() for p in task.model.parameters())
-    precision = str(next(iter(task.model.parameters())).dtype).removeprefix("torch.")
+def evaluate_files(
+    loaded: LoadedTask, files: Sequence[Path], data: DataSection, progress: Progress | None = None
+) -> tuple[list[str], PropertyEvaluation]:
+    """Errors of a property on labelled files, and what was read, under the key of the training files unless another
+    is given.
+
+    Raises:
+        CovariumError: files that cannot be read or lack the label, a unit that is not the model's, elements the model
+            does not know.
+    """
+    task: Property = loaded.task
+    trained = loaded.header["card"].get("run", {}).get("data", {}).get("keys", {})
+    keys = {"property": str(trained.get("property", task.semantics.name)), **data.keys}
+    reading = read(files, keys=keys, units=data.units, need=("property",), limit=data.limit)
+    own, theirs = task.semantics.unit, reading.units["property"]
+    if own and theirs and own != theirs:
+        raise CovariumError(
+            f"'{keys['property']}' is in {theirs} in {files[0]}, but the model was trained in {own}; convert the file"
+        )
+    return [*reading.notes, *reading.left_out], evaluate_property(task, reading.frames, progress=progress)
+
+
+def predict_values(
+    loaded: LoadedTask, structures: Sequence[Structure], progress: Progress | None = None
+) -> Iterator[Atoms]:
+    """Structures with the value in ``info``, in place of a label of the same name."""
+    frames = [as_frame(one.atoms, one.index, one.source) for one in structures]
+    values = predict_property(loaded.task, frames, progress=progress)
+    for structure, value in zip(structures, values, strict=True):
+        copy = structure.atoms.copy()
+        copy.info[loaded.task.semantics.name] = float(value) if value.ndim == 0 else value
+        yield copy
+
+
+def about_property(task: Property) -> dict[str, str]:
+    """What its values mean, in words."""
+    meaning = task.semantics
+    return {"values": f"{meaning.name}, {meaning.unit_or_not}, {meaning.theory or 'level of theory not stated'}"}
+
+
+def describe_property(task: Property) -> list[tuple[str, str, str]]:
+    """Lines (what, value, remark) about a property."""
+    semantics = task.semantics
     references = ", ".join(f"{chemical_symbols[z]} {value:.4g}" for z, value in task.references.items())
-    about = [
-        ("file", str(loaded.path), f"{loaded.path.stat().st_size / 2**20:.1f} MiB, format {header['format']}"),
+    return [
         ("property", semantics.name, semantics.unit_or_not),
         ("theory", semantics.theory or "not stated", ""),
-        ("model", f"{header['model']}, {parameters:,} parameters", precision),
         ("symmetry", task.model.group, ""),
         ("elements", " ".join(chemical_symbols[z] for z in task.elements), "others are refused"),
         ("readout", READOUTS[task.readout], ""),
@@ -79,13 +111,3 @@ def describe_property(loaded: LoadedProperty) -> dict[str, list[tuple[str, str, 
         *([("references", references, semantics.unit)] if any(task.references.values()) else []),
         ("neighbours", f"{task.model.spec.rule} within {task.model.spec.cutoff:g} Å", ""),
     ]
-    training = [("data", file, "") for file in card.get("run", {}).get("data", {}).get("train", [])]
-    for name in ("training_frames", "validation_frames", "step", "epoch", "covarium", "torch"):
-        if name in card:
-            training.append((name.replace("_", " "), str(card[name]), ""))
-    if "property_mae" in card:
-        training.append(
-            (f"{semantics.name} mae", f"{card['property_mae']:.4g}", f"{semantics.unit_or_not}; on validation frames")
-        )
-    sizes = [(name, str(value), "") for name, value in header["config"].items()]
-    return {"Model": about, "Training": training, "Sizes": sizes}

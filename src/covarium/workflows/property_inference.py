@@ -37,10 +37,10 @@ from covarium.workflows.inference import (
     Plan,
     degree_rows,
     divide,
-    infer,
     initial_model,
     length_in_words,
     measured,
+    model_of,
     refuse_unread,
     training_settings,
     workers,
@@ -48,12 +48,6 @@ from covarium.workflows.inference import (
 from covarium.workflows.precheck import look_over
 
 DEFAULT_MODEL = "torchmd_et"  # it has heads for vectors and moments too
-
-
-def plan(config: RunConfig, *, told: str = "given", progress: Counted | None = None) -> Plan:
-    """Fill the gaps of a configuration, of a potential or a property; see ``infer``."""
-    fill = infer if config.task.property is None else infer_property
-    return fill(config, told=told, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,9 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
     name = str(config.model.get("name", DEFAULT_MODEL))
-    check_name(name, [n for n, (model, _) in MODELS.items() if issubclass(model, AtomModel)], f"model '{name}'")
+    model_class, config_class = model_of(name, "atoms")
     if config.task.kind != "potential" or config.task.denoising is not None:
         raise CovariumError("task.kind and task.denoising are of potentials; remove them, or task.property")
-    model_class, config_class = MODELS[name]
     given = {key: value for key, value in config.model.items() if key != "name"}
     cutoff = build(config_class, given, "model").spec.cutoff
     build(Settings, {"steps": 1, **config.training}, "training")
@@ -123,7 +116,7 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     keys = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
-            "data": config.data.model_copy(update=keys),
+            "data": config.data.model_copy(update={"kind": "atoms", **keys}),
             "model": {"name": name, **asdict(model_config)},
             "task": section,
             "training": {**asdict(settings), "betas": list(settings.betas)},
@@ -140,7 +133,13 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
         valid=data_set(parts.valid, spec, dtype, 0, progress)[0],
         test=parts.test,
         settings=settings,
+        kind="property",
     )
+
+
+def next_commands(folder: str) -> list[str]:
+    """What a user types after training."""
+    return [f"covarium evaluate {folder} FILE", f"covarium predict {folder} FILE", f"covarium info {folder}"]
 
 
 def _term(config: RunConfig) -> TermSection:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from covarium.analysis.errors import Evaluation, Table
-from covarium.analysis.property_errors import PropertyEvaluation, sections_of
+from covarium.analysis.errors import Table
 from covarium.analysis.report import Section, training_section
 from covarium.training import Result
 from covarium.workflows.inference import Plan
+from covarium.workflows.kinds import KINDS
 
 
 def data_section(plan: Plan) -> Section:
@@ -19,12 +20,7 @@ def data_section(plan: Plan) -> Section:
 
 
 def run_sections(
-    plan: Plan,
-    result: Result,
-    evaluations: Mapping[str, Evaluation | PropertyEvaluation],
-    log: Path,
-    config: str,
-    commands: Sequence[str],
+    plan: Plan, result: Result, evaluations: Mapping[str, Any], log: Path, config: str, commands: Sequence[str]
 ) -> list[Section]:
     """All chapters of a training run.
 
@@ -39,15 +35,15 @@ def run_sections(
     return [
         data_section(plan),
         training_section(log, text=[f"{result.reason}; {result.verdict}"]),
-        *judged(evaluations),
+        *judged(evaluations, plan.kind),
         Section("Next", text=["What to type next:"], commands=commands),
         Section("Configuration", code=config, folded=True),
     ]
 
 
-def judged(evaluations: Mapping[str, Evaluation | PropertyEvaluation]) -> Iterable[Section]:
+def judged(evaluations: Mapping[str, Any], kind: str) -> Iterable[Section]:
     """Errors of each part, its name in the titles."""
     for part, evaluation in evaluations.items():
-        for section in sections_of(evaluation):
+        for section in KINDS[kind].sections(evaluation):
             yield Section(f"{section.title}, {part}", tables=section.tables, figures=section.figures,
                           structures=section.structures)  # fmt: skip

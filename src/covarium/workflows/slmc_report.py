@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from covarium import __version__
 from covarium.analysis import lattice_plots as plots
 from covarium.analysis import report
+from covarium.analysis.autocorrelation import Estimate
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
 from covarium.workflows.slmc_results import OBSERVABLES, Fitted, Sampled, SlmcOutcome
@@ -61,7 +62,7 @@ def summary(outcome: SlmcOutcome) -> list[str]:
     plain = outcome.plain
     assert plain is not None
     best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
-    comparisons = len(outcome.measured) * sum(e.error > 0 for e in plain.estimates.values())
+    comparisons = len(outcome.measured) * sum(plots.fluctuates(e) for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
         f"Most samples per CPU second: {name(best)}; the gain is that of the observable that profits least.",
@@ -114,9 +115,7 @@ def _scaling(fits: Sequence[Fitted]) -> Section:
 
 def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     all_of_them = [plain, *measured]
-    rows = tuple(
-        (key, *(_with_error(s.estimates[key].mean, s.estimates[key].error) for s in all_of_them)) for key in OBSERVABLES
-    )
+    rows = tuple((key, *(_with_error(s.estimates[key]) for s in all_of_them)) for key in OBSERVABLES)
     header = ("observable", *(name(s) for s in all_of_them))
     figure = plots.observables(plain.estimates, [(name(s), s.estimates) for s in measured])
     text = "Self-learning minus plain Monte Carlo with local exact updates; grey: two standard errors."
@@ -144,6 +143,9 @@ def _efficiency(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     return Section("Efficiency", text=text, tables=[Table("", header, rows)], figures=[(figure, caption)])
 
 
-def _with_error(value: float, error: float) -> str:
-    digits = 4 if error == 0 else max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+def _with_error(one: Estimate) -> str:
+    """The error with two digits, and as many of the mean as it leaves."""
+    if not plots.fluctuates(one):
+        return f"{one.mean:.6g}"
+    digits = max(0, 1 - math.floor(math.log10(one.error)))
+    return f"{one.mean:.{digits}f} ± {one.error:.{digits}f}"

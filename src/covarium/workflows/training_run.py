@@ -14,21 +14,18 @@ import torch
 
 from covarium import __version__, checkpoint
 from covarium.analysis import report
-from covarium.analysis.errors import Evaluation
-from covarium.analysis.property_errors import PropertyEvaluation, judge
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.data import StoredFrames
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
-from covarium.tasks import Potential, Property
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
 from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows.inference import Plan
-from covarium.workflows.loaded import BEST
+from covarium.workflows.kinds import KINDS
+from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
-CONFIG = "config.resolved.yaml"
 SPLIT = "split.json"
 FREE = ("training.", "data.workers", "device", "threads")  # what a resumed run may change
 REPORT = "report.html"
@@ -43,13 +40,13 @@ class Outcome:
         result: how training ended.
         evaluations: errors of the best model on the validation and test frames; none after an interruption, and on
             other ranks than the first.
-        kind: ``potential`` or ``property``.
+        kind: of question and data, an entry of ``KINDS``.
     """
 
     folder: Path
     result: Result
-    evaluations: dict[str, Evaluation | PropertyEvaluation]
-    kind: str = "potential"
+    evaluations: dict[str, Any]
+    kind: str
 
     @property
     def model(self) -> Path:
@@ -65,13 +62,7 @@ class Outcome:
         folder = shlex.quote(str(self.folder))
         if self.result.interrupted:
             return [resume_command(self.folder, announced())]
-        if self.kind == "property":
-            return [f"covarium evaluate {folder} FILE", f"covarium predict {folder} FILE", f"covarium info {folder}"]
-        return [
-            f"covarium evaluate {folder} FILE",
-            f"covarium md {folder} STRUCTURE --temperature 300 --time 5ps",
-            f"covarium relax {folder} STRUCTURE",
-        ]
+        return KINDS[self.kind].next_commands(folder)
 
 
 def resumed_config(folder: Path, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
@@ -147,17 +138,17 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
         CovariumError: ``out`` holds a run and ``resume`` is False, or another process is training there; and see
             ``covarium.training.train``.
     """
-    device = plan.task.scale.device
+    device = next(plan.task.parameters()).device
     with launched(device) as ranks:
         if not ranks.first:
             result = _train(plan, out, None, resume, ranks)
-            return Outcome(out, result, {})
+            return Outcome(out, result, {}, plan.kind)
         with held(out):
             if not resume:
                 refuse_used(out)
             result = _train(plan, out, progress, resume, ranks)
             evaluations = {} if result.interrupted else _evaluate(plan, out, device)
-            outcome = Outcome(out, result, evaluations, plan.task.describe()["kind"])
+            outcome = Outcome(out, result, evaluations, plan.kind)
             if not result.interrupted:
                 sections = run_sections(
                     plan, result, outcome.evaluations, out / LOG, _config_text(plan), outcome.next_commands
@@ -170,7 +161,7 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     card = {"covarium": __version__, "torch": torch.__version__, "run": plan.config.model_dump(mode="json")}
     frames = {"training_frames": len(plan.train), "validation_frames": len(plan.valid)}
 
-    def save_best(task: Potential | Property, row: Mapping[str, Any]) -> None:
+    def save_best(task: Any, row: Mapping[str, Any]) -> None:  # noqa: ANN401 - the kind's own class
         # without the clock, so that the same run gives the same file
         measured = {name: value for name, value in row.items() if name != "time"}
         checkpoint.save(out / BEST, task, {**card, **frames, **measured})
@@ -185,11 +176,11 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     )  # fmt: skip
 
 
-def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Evaluation | PropertyEvaluation]:
+def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Any]:
     """Errors of the saved model on the held-out frames."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
     parts = {"validation": plan.valid.frames, "test": plan.test}
-    return {name: judge(best, frames) for name, frames in parts.items() if len(frames)}
+    return {name: KINDS[plan.kind].evaluate(best, frames) for name, frames in parts.items() if len(frames)}
 
 
 def _config_text(plan: Plan) -> str:

@@ -1,0 +1,322 @@
+"""Samples of geometric tokens from files, and batches of them.
+
+Three kinds of file, told apart by their keys (``token_file``):
+
+- the user's own npz: ``positions`` [B, N, 3] with ``vectors`` [B, N, V, 3], ``scalars`` [B, N, S], and at least one of
+  ``target_positions`` [B, N, 3], ``target_vectors`` [B, N, V', 3], ``target_scalars`` [B, N, S']; or everything
+  packed, [N, …], with ``counts`` [B], for samples of different sizes;
+- the n-body file of the code of Brehmer 2023, arXiv 2305.18415: ``m``, ``x_initial``, ``v_initial``, ``x_final``;
+- the artery file of J. Suk et al. 2022, arXiv 2109.04797 (HDF5): a group for each sample with ``pos`` [N, 3], ``face``
+  [F, 3], ``wss`` [N, 3] and ``inlet_idcs`` (or ``inlet_idx``).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor
+
+from covarium.data.processes import apart
+from covarium.errors import CovariumError, nearest
+from covarium.systems import Tokens
+from covarium.systems.tokens import token_cost
+
+TARGETS = ("positions", "vectors", "scalars")
+OWN = ("positions", "vectors", "scalars", "counts", *(f"target_{name}" for name in TARGETS))
+NBODY = ("m", "x_initial", "v_initial", "x_final")
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """One sample with its targets.
+
+    Attributes:
+        positions: [n, 3]. vectors: [n, V, 3]. scalars: [n, S]; float64.
+        targets: ``positions`` [n, 3], ``vectors`` [n, V', 3], ``scalars`` [n, S'], those that the file has.
+        source, index: file and place in it.
+    """
+
+    positions: np.ndarray
+    vectors: np.ndarray
+    scalars: np.ndarray
+    targets: dict[str, np.ndarray]
+    source: str = ""
+    index: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, sample {self.index}"
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Samples as one system, with their targets [N, …] in float64 and (file, index) of each."""
+
+    system: Tokens
+    targets: dict[str, Tensor]
+    sources: list[tuple[str, int]]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenBatch:
+        """A copy on another device; ``dtype`` applies to the vectors and scalars of the system. Positions and targets
+        stay
+        float64: far from the origin centring them in less would lose digits."""
+        targets = {name: target.to(device) for name, target in self.targets.items()}
+        system = replace(self.system.to(device, dtype), positions=self.system.positions.to(device))
+        return TokenBatch(system, targets, self.sources)
+
+
+class TokenDataset:
+    """Samples as a data set for training.
+
+    Raises:
+        CovariumError: no samples, or not all alike.
+    """
+
+    def __init__(self, frames: Sequence[TokenSample]) -> None:
+        if not frames:
+            raise CovariumError("a data set needs at least one sample, got none")
+        first = _form(frames[0])
+        for sample in frames:
+            if _form(sample) != first:
+                raise CovariumError(
+                    f"{sample.where} has {_form(sample)}, but {frames[0].where} has {first}; all samples of a data set "
+                    "need the same vectors, scalars and targets"
+                )
+        self.frames = list(frames)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def costs(self) -> list[int]:
+        """The relative cost of each sample, ``Tokens.cost()``."""
+        return [token_cost(len(sample.positions)) for sample in self.frames]
+
+    def batch(self, indices: Sequence[int]) -> TokenBatch:
+        """The samples with these indices."""
+        if len(indices) == 0:
+            raise CovariumError("a batch needs at least one sample, got none")
+        chosen = [self.frames[index] for index in indices]
+        counts = torch.tensor([len(sample.positions) for sample in chosen])
+        system = Tokens(
+            positions=_joined([sample.positions for sample in chosen]),
+            vectors=_joined([sample.vectors for sample in chosen]),
+            scalars=_joined([sample.scalars for sample in chosen]),
+            batch=torch.repeat_interleave(torch.arange(len(counts)), counts),
+            counts=counts,
+        )
+        targets = {name: _joined([sample.targets[name] for sample in chosen]) for name in chosen[0].targets}
+        return TokenBatch(system, targets, [(sample.source, sample.index) for sample in chosen])
+
+
+def _joined(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _form(sample: TokenSample) -> dict[str, tuple[int, ...]]:
+    """Name → shape of what a token has."""
+    inputs = {"vectors": sample.vectors.shape[1:], "scalars": sample.scalars.shape[1:]}
+    return inputs | {f"target {name}": target.shape[1:] for name, target in sample.targets.items()}
+
+
+def token_file(path: Path) -> bool:
+    """Does the file hold tokens, judged by its keys? A file that cannot be read is judged later, by who reads it."""
+    if not path.is_file():
+        return False
+    if path.suffix in (".h5", ".hdf5"):
+        try:
+            return next(apart(_of_arteries, path), False)
+        except (CovariumError, RuntimeError):
+            return False
+    if path.suffix != ".npz":
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = set(archive.files)
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return False
+    return any(f"target_{name}" in names for name in TARGETS) or set(NBODY) <= names
+
+
+def _of_arteries(path: Path) -> Iterator[bool]:
+    """Whether the first group is a mesh with shear stress; to be run by ``apart``, as all HDF5 files of structures."""
+    with h5py.File(path, "r") as file:
+        first = next((file[name] for name in sorted(file)), None)
+        yield isinstance(first, h5py.Group) and all(key in first for key in ("pos", "face", "wss"))
+
+
+def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSample]:
+    """All samples of the files, the first ``limit`` of each.
+
+    Raises:
+        CovariumError: a file is missing, damaged, or of none of the kinds above; shapes do not fit; a number is not
+            finite.
+    """
+    samples: list[TokenSample] = []
+    for path in paths:
+        if not path.is_file():
+            there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise CovariumError(f"data file {path} is not there{nearest(path.name, there)}")
+        found = _arteries(path, limit) if path.suffix in (".h5", ".hdf5") else _npz(path, limit)
+        if not found:
+            raise CovariumError(f"{path} holds no samples")
+        for sample in found:
+            _refuse_not_finite(sample)
+        samples += found
+    return samples
+
+
+def _npz(path: Path, limit: int | None) -> list[TokenSample]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [name for name in archive.files if name in (*OWN, *NBODY)]
+            arrays = {name: archive[name] for name in wanted}
+            names = archive.files
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{path} is not a readable npz file of plain arrays: {error}") from error
+    if set(NBODY) <= arrays.keys():
+        arrays = {
+            "positions": arrays["x_initial"],
+            "vectors": arrays["v_initial"][..., None, :],
+            "scalars": arrays["m"][..., None],
+            "target_positions": arrays["x_final"],
+        }
+    if "positions" not in arrays or not any(name.startswith("target_") for name in arrays):
+        raise CovariumError(
+            f"{path} holds {', '.join(names) or 'nothing'}; tokens need 'positions' and a target ("
+            f"{', '.join(f'target_{name}' for name in TARGETS)}), or the n-body keys {', '.join(NBODY)}"
+        )
+    return _own(path, arrays, limit)
+
+
+def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> list[TokenSample]:
+    """Samples from padded-free arrays [B, N, …] or packed ones [N, …] with counts."""
+    positions = arrays["positions"]
+    packed = "counts" in arrays
+    if positions.ndim != (2 if packed else 3) or positions.shape[-1] != 3:
+        expected = "[tokens, 3] beside 'counts'" if packed else "[samples, tokens, 3] (or packed, with 'counts')"
+        raise CovariumError(f"{path}: 'positions' has shape {list(positions.shape)}, expected {expected}")
+    lead = positions.shape[:-1]
+    counts = arrays["counts"] if packed else np.full(lead[0], lead[1])
+    if packed and (counts.sum() != lead[0] or (counts < 1).any()):
+        raise CovariumError(f"{path}: 'counts' must be positive and add up to {lead[0]}, the tokens of 'positions'")
+    shapes = {"vectors": (None, 3), "scalars": (None,)}
+    shapes |= {"target_positions": (3,), "target_vectors": (None, 3), "target_scalars": (None,)}
+    flat = {"positions": positions.reshape(-1, 3).astype(np.float64)}
+    for name, tail in shapes.items():
+        array = arrays.get(name)
+        if array is None:
+            continue
+        rest = array.shape[len(lead) :]
+        fits = len(rest) == len(tail) and all(b is None or a == b for a, b in zip(rest, tail, strict=True))
+        if array.shape[: len(lead)] != lead or not fits:
+            raise CovariumError(
+                f"{path}: '{name}' has shape {list(array.shape)}, expected "
+                f"{[*lead, *('n' if t is None else t for t in tail)]}"
+            )
+        flat[name] = array.reshape(-1, *rest).astype(np.float64)
+    total = len(flat["positions"])
+    flat.setdefault("vectors", np.zeros((total, 0, 3)))
+    flat.setdefault("scalars", np.zeros((total, 0)))
+    ends = np.cumsum(counts)
+    samples = []
+    for index, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
+        if limit is not None and index >= limit:
+            break
+        part = {name: array[start:end] for name, array in flat.items()}
+        targets = {name: part[f"target_{name}"] for name in TARGETS if f"target_{name}" in part}
+        samples.append(TokenSample(part["positions"], part["vectors"], part["scalars"], targets, str(path), index))
+    return samples
+
+
+def _arteries(path: Path, limit: int | None) -> list[TokenSample]:
+    """Vertices with their normals and distances from the inlet along the surface; the target is the shear stress."""
+    samples = []
+    try:
+        with h5py.File(path, "r") as file:
+            for index, name in enumerate(sorted(file)):
+                if limit is not None and index >= limit:
+                    break
+                samples.append(_artery(file[name], f"{path}: '{name}'", str(path), index))
+    except OSError as error:
+        raise CovariumError(f"{path} is not a readable HDF5 file: {error}") from error
+    return samples
+
+
+def _artery(group: Any, where: str, source: str, index: int) -> TokenSample:  # noqa: ANN401 - h5py has no types
+    inlet = next((key for key in ("inlet_idcs", "inlet_idx") if key in group), None)
+    missing = [key for key in ("pos", "face", "wss") if key not in group]
+    if missing or inlet is None:
+        raise CovariumError(f"{where} has {', '.join(sorted(group))}; expected pos, face, wss and inlet_idcs")
+    positions, shear = (np.asarray(group[key], dtype=np.float64) for key in ("pos", "wss"))
+    if shear.shape != positions.shape:
+        raise CovariumError(
+            f"{where}: 'wss' has shape {list(shear.shape)}, 'pos' {list(positions.shape)}; expected the same"
+        )
+    faces = np.asarray(group["face"], dtype=np.int64)
+    return surface_sample(positions, faces, np.asarray(group[inlet], dtype=np.int64).ravel(), shear, source, index)
+
+
+def surface_sample(
+    positions: np.ndarray, faces: np.ndarray, inlet: np.ndarray, shear: np.ndarray, source: str = "", index: int = 0
+) -> TokenSample:
+    """A mesh as tokens: vertices [n, 3] with their normals, and distance from the inlet along edges; target the shear
+    stress.
+
+    Args:
+        positions: [n, 3].
+        faces: [F, 3] indices, alike oriented.
+        inlet: indices of the vertices at the inlet.
+        shear: [n, 3].
+        source, index: for messages.
+    """
+    normals = vertex_normals(positions, faces)
+    distance = surface_distance(positions, faces, inlet)
+    return TokenSample(positions, normals[:, None], distance[:, None], {"vectors": shear[:, None]}, source, index)
+
+
+def vertex_normals(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """[n, 3] unit normals, the mean of the faces around each vertex weighted by area."""
+    a, b, c = (positions[faces[:, k]] for k in range(3))
+    areas = np.cross(b - a, c - a)
+    total = np.zeros_like(positions)
+    for k in range(3):
+        np.add.at(total, faces[:, k], areas)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return total / np.where(length > 0, length, 1.0)
+
+
+def surface_distance(positions: np.ndarray, faces: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """[n] length of the shortest way along edges to the nearest of the ``start`` vertices.
+
+    Raises:
+        CovariumError: a vertex is not connected with any of them.
+    """
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    ends = np.unique(np.sort(ends, axis=1), axis=0)
+    lengths = np.linalg.norm(positions[ends[:, 0]] - positions[ends[:, 1]], axis=1)
+    graph = coo_matrix((lengths, (ends[:, 0], ends[:, 1])), shape=(len(positions), len(positions)))
+    distance = dijkstra(graph.tocsr(), directed=False, indices=start, min_only=True)
+    if not np.isfinite(distance).all():
+        vertex = int(np.argmin(np.isfinite(distance)))
+        raise CovariumError(f"vertex {vertex} of the surface is not connected with the inlet")
+    return distance
+
+
+def _refuse_not_finite(sample: TokenSample) -> None:
+    arrays = {"positions": sample.positions, "vectors": sample.vectors, "scalars": sample.scalars}
+    arrays |= {f"target {name}": target for name, target in sample.targets.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            token = int(np.argwhere(~np.isfinite(array))[0, 0])
+            raise CovariumError(
+                f"{sample.where}: {name} of token {token} is not finite; leave the sample out or mend it"
+            )

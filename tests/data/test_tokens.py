@@ -1,0 +1,133 @@
+"""Samples of tokens from every kind of file, their batches, and what is refused."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from covarium.data.split import division
+from covarium.data.tokens import TokenDataset, read_tokens, surface_distance, token_file
+from covarium.errors import CovariumError
+from covarium.physics.gravity import NBody
+from covarium.physics.tubes import Tube
+from covarium.workflows.making import write_nbody, write_tubes
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_own_files_packed_and_not(tmp_path: Path, rng: np.random.Generator) -> None:
+    positions, vectors, target = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 2, 3)), rng.normal(size=(4, 5, 1))
+    np.savez(tmp_path / "a.npz", positions=positions, vectors=vectors, target_scalars=target)
+    samples = read_tokens([tmp_path / "a.npz"])
+    assert len(samples) == 4 and samples[2].scalars.shape == (5, 0) and samples[1].index == 1
+    np.testing.assert_array_equal(samples[3].vectors, vectors[3])
+    np.savez(
+        tmp_path / "b.npz", positions=positions.reshape(-1, 3), vectors=vectors.reshape(-1, 2, 3),
+        target_scalars=target.reshape(-1, 1), counts=[12, 1, 7],
+    )  # fmt: skip
+    packed = read_tokens([tmp_path / "b.npz"])
+    assert [len(s.positions) for s in packed] == [12, 1, 7]
+    np.testing.assert_array_equal(packed[2].targets["scalars"], target.reshape(-1, 1)[13:])
+    assert len(read_tokens([tmp_path / "a.npz", tmp_path / "b.npz"], limit=2)) == 4
+    assert token_file(tmp_path / "a.npz") and token_file(tmp_path / "b.npz")
+
+
+def test_nbody_and_tubes(tmp_path: Path) -> None:
+    write_nbody(tmp_path / "n.npz", NBody(planets=3), 6, 0)
+    with np.load(tmp_path / "n.npz") as archive:
+        assert set(archive.files) == {"m", "x_initial", "v_initial", "x_final"}
+        samples = read_tokens([tmp_path / "n.npz"])
+        np.testing.assert_array_equal(samples[5].targets["positions"], archive["x_final"][5])
+        np.testing.assert_array_equal(samples[5].vectors[:, 0], archive["v_initial"][5])
+        np.testing.assert_array_equal(samples[5].scalars[:, 0], archive["m"][5])
+    write_tubes(tmp_path / "t.npz", 2, 6, 5, 0)
+    (first, _) = read_tokens([tmp_path / "t.npz"])
+    assert first.vectors.shape == (30, 1, 3) and first.scalars.shape == (30, 2)
+    assert (first.scalars[:5, 0] == 0).all() and first.targets["vectors"].shape == (30, 1, 3)
+
+
+def test_published_artery_format(tmp_path: Path) -> None:
+    wall = Tube(curvature=0.1).wall(8, 6)
+    with h5py.File(tmp_path / "arteries.hdf5", "w") as file:
+        for k, inlet in enumerate(("inlet_idcs", "inlet_idx")):
+            group = file.create_group(f"sample_{k:04d}")
+            group["pos"], group["face"] = wall.positions.astype(np.float32), wall.faces
+            group["wss"], group[inlet] = wall.shear.astype(np.float32), wall.inlet
+    assert token_file(tmp_path / "arteries.hdf5")
+    samples = read_tokens([tmp_path / "arteries.hdf5"])
+    assert len(samples) == 2
+    np.testing.assert_allclose(samples[1].targets["vectors"][:, 0], wall.shear, rtol=1e-6, atol=1e-7)
+    assert (samples[0].scalars[wall.inlet] == 0).all()
+    assert ((samples[0].vectors[6:-6, 0] * wall.normals[6:-6]).sum(1) > 0.99).all()
+    with h5py.File(tmp_path / "bad.hdf5", "w") as file:
+        file.create_group("sample_0")["pos"] = wall.positions
+    with pytest.raises(CovariumError, match="'sample_0' has pos; expected pos, face, wss and inlet_idcs"):
+        read_tokens([tmp_path / "bad.hdf5"])
+
+
+def test_distance_along_the_surface() -> None:
+    # a strip of two triangles: the far corner is reached along edges
+    positions = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    faces = np.array([[0, 1, 2], [1, 3, 2]])
+    np.testing.assert_allclose(surface_distance(positions, faces, np.array([0])), [0, 1, 1, 2])
+    np.testing.assert_allclose(surface_distance(positions, faces, np.array([0, 3])), [0, 1, 1, 0])
+    with pytest.raises(CovariumError, match="vertex 4 of the surface is not connected"):
+        surface_distance(np.concatenate([positions, [[5.0, 5, 5]]]), faces, np.array([0]))
+
+
+def test_batches(tmp_path: Path) -> None:
+    write_nbody(tmp_path / "n.npz", NBody(), 5, 0)
+    data = TokenDataset(read_tokens([tmp_path / "n.npz"]))
+    batch = data.batch([3, 1])
+    assert batch.system.counts.tolist() == [6, 6] and batch.sources[0] == (str(tmp_path / "n.npz"), 3)
+    assert data.costs() == [6] * 5 and batch.system.cost() == 12
+    low = batch.to("cpu", torch.float32)
+    assert low.system.vectors.dtype == torch.float32
+    assert low.system.positions.dtype == low.targets["positions"].dtype == torch.float64
+    assert torch.equal(low.system.positions, batch.system.positions)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.zeros((4, 5))}, "expected .samples, tokens, 3."),
+        ({"vectors": np.zeros((4, 5, 3))}, "'vectors' has shape .4, 5, 3., expected .4, 5, 'n', 3."),
+        ({"target_positions": np.zeros((4, 6, 3))}, "'target_positions' has shape"),
+        ({"scalars": np.full((4, 5, 1), np.nan)}, "sample 0: scalars of token 0 is not finite"),
+        ({"counts": np.array([5, 5])}, "beside 'counts'"),
+        ({"target_positions": None}, "tokens need 'positions' and a target"),
+    ],
+)
+def test_bad_files(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
+    arrays = {"positions": np.zeros((4, 5, 3)), "target_positions": np.zeros((4, 5, 3))} | change
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if v is not None})
+    with pytest.raises(CovariumError, match=message):
+        read_tokens([tmp_path / "x.npz"])
+
+
+def test_other_files_are_not_tokens(tmp_path: Path) -> None:
+    np.savez(tmp_path / "atoms.npz", R=np.zeros((2, 3, 3)), z=np.ones(3), E=np.zeros(2))
+    (tmp_path / "broken.npz").write_bytes(b"not a zip")
+    assert not token_file(tmp_path / "atoms.npz") and not token_file(tmp_path / "broken.npz")
+    with h5py.File(tmp_path / "atoms.h5", "w") as file:
+        file["water/positions"] = np.zeros((2, 3, 3))
+    assert not token_file(tmp_path / "atoms.h5")
+    assert not token_file(tmp_path / "x.extxyz") and not token_file(tmp_path / "absent.npz")
+    with pytest.raises(CovariumError, match="not a readable npz"):
+        read_tokens([tmp_path / "broken.npz"])
+    with pytest.raises(CovariumError, match="did you mean 'broken.npz'"):
+        read_tokens([tmp_path / "brokn.npz"])
+
+
+def test_division() -> None:
+    train, valid, test = division(20, valid=0.2, test=3, seed=1)
+    assert (len(train), len(valid), len(test)) == (13, 4, 3) and sorted([*train, *valid, *test]) == list(range(20))
+    assert division(20, valid=0.2, test=3, seed=1) == (train, valid, test) != division(20, valid=0.2, test=3, seed=2)
+    assert division(5, valid=0)[1] == []
+    with pytest.raises(CovariumError, match="at least 1 must remain"):
+        division(3, valid=2, test=1)
