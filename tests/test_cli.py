@@ -221,6 +221,32 @@ def test_interrupted_and_resumed_run_is_the_uninterrupted_one(run: Path, data: P
     assert fingerprint(tmp_path / "part" / "best.safetensors") == fingerprint(run / "best.safetensors")
 
 
+def test_other_data_under_the_same_name_are_not_resumed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "copper.extxyz", tmp_path / "run"
+    ase.io.write(mine, labelled(20, 3))
+    assert call("train", mine, *TINY, "--set", "training.steps=2", "--out", out) == 0
+    ase.io.write(mine, labelled(20, 4))
+    assert call("train", "--resume", out, "--set", "training.steps=3") == 2
+    assert "data of the run" in capsys.readouterr().err
+    ase.io.write(mine, labelled(20, 3))
+    assert call("train", "--resume", out, "--set", "training.steps=3") == 0
+
+
+def test_forces_that_cannot_be_used_are_no_reason_to_learn_energies_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "half.extxyz"
+    frames = labelled(20, 3)
+    for atoms in frames[10:]:
+        del atoms.calc.results["forces"]
+    ase.io.write(half, frames)
+    assert call("train", half, *TINY, "--dry-run") == 2
+    assert "without forces" in capsys.readouterr().err
+    assert call("train", half, *TINY, "--set", "task.terms.forces.weight=0", "--dry-run") == 0
+
+
 def test_a_setting_of_one_loss_term_leaves_the_others(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

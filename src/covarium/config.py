@@ -123,6 +123,7 @@ class TaskSection(Section):
         energy: what the energies mean.
         theory: level of theory of the labels.
         denoising: of the kind ``denoise``; None for its defaults.
+        centre: of tokens: take the mean position of each sample off, so that translations are exact.
     """
 
     kind: Literal["potential", "denoise"] = "potential"
@@ -134,6 +135,7 @@ class TaskSection(Section):
     energy: Literal["total", "adsorption", "formation", "unknown"] = "total"
     theory: str | None = None
     denoising: DenoisingSection | None = None
+    centre: bool = True
 
 
 class RunConfig(Section):

@@ -1,4 +1,4 @@
-"""What the contracts run over: every entry of MODELS as it is, and each model with every value of every switch."""
+"""What the contracts run over: every model of atoms as it is, and with every value of every switch."""
 
 import cases_equiformer
 import cases_equiformer_v2

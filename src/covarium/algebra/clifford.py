@@ -10,6 +10,7 @@ tables in a storage order of their own (``algebra.spaces``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -23,6 +24,7 @@ from torch import Tensor
 from covarium.errors import CovariumError
 
 MOST_GENERATORS = 7
+Blade = tuple[int, ...]
 
 
 class Terms(NamedTuple):
@@ -97,7 +99,7 @@ class Clifford:
     @cached_property
     def product(self) -> Terms:
         """The geometric product; at most K² terms, fewer with null generators."""
-        return self._terms(lambda a, b: self._multiply(a, b))
+        return self._terms(self._multiply)
 
     @cached_property
     def wedge_terms(self) -> Terms:
@@ -143,7 +145,7 @@ class Clifford:
         x, y = back[left], back[right]
         return Terms(places[out], x, y, sign * signs[x] * signs[y] * signs[out])
 
-    def _multiply(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    def _multiply(self, a: Blade, b: Blade) -> tuple[int, Blade]:
         """Sign and blade of e_a e_b; sign 0 where a null generator meets itself."""
         sign, merged = _sort(a + b)
         out: list[int] = []
@@ -155,8 +157,7 @@ class Clifford:
                 out.append(generator)
         return sign, tuple(out)
 
-    def _terms(self, multiply: object) -> Terms:
-        assert callable(multiply)
+    def _terms(self, multiply: Callable[[Blade, Blade], tuple[int, Blade]]) -> Terms:
         found = []
         for i, a in enumerate(self.blades):
             for j, b in enumerate(self.blades):

@@ -28,8 +28,8 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(checking.app, name="check")
-app.add_typer(data.app, name="data")
 app.add_typer(making.app, name="make")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -23,7 +23,7 @@ Labelled = Annotated[
     list[Path] | None,
     Argument(
         metavar="FILE",
-        help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed; or .frames. Or samples of tokens: "
+        help="Labelled structures: what ASE reads, npz, LMDB, HDF5, also compressed, or .frames; or samples of tokens: "
         "npz, HDF5.",
     ),
 ]
@@ -93,8 +93,8 @@ def train(
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
     with counting("counting neighbours") as counted:
-        plan = infer(resolved, told=told, progress=counted)
-    _run(plan, folder, resume=resume is not None, dry_run=dry_run)
+        planned = infer(resolved, told=told, progress=counted)
+    _run(planned, folder, resume=resume is not None, dry_run=dry_run)
 
 
 def _given(

@@ -19,7 +19,7 @@ from covarium.data.columns import StoredFrames, sizes_of
 from covarium.data.frame import Frame
 from covarium.data.processes import ahead
 from covarium.errors import CovariumError
-from covarium.systems import AtomGraph, GraphSpec
+from covarium.systems import AtomGraph, GraphSpec, near_origin
 from covarium.systems.neighbours import neighbour_pairs
 
 NUMPY: Mapping[torch.dtype, type[np.floating]] = MappingProxyType(
@@ -140,14 +140,18 @@ class FrameDataset:
         atoms = np.array([len(frame.numbers) for frame in frames])
         starts = np.repeat(np.cumsum(atoms) - atoms, [edge.pairs.shape[1] for edge in edges])
         real = NUMPY[self.dtype]
+        placed = [
+            near_origin(frame.positions, frame.cell, frame.pbc, edge.pairs, edge.shifts, self.dtype)
+            for frame, edge in zip(frames, edges, strict=True)
+        ]
         system = {
-            "positions": np.concatenate([frame.positions for frame in frames]).astype(real),
+            "positions": np.concatenate([positions for positions, _ in placed]).astype(real),
             "numbers": np.concatenate([frame.numbers for frame in frames]),
             "cell": np.stack([frame.cell for frame in frames]).astype(real),
             "pbc": np.stack([frame.pbc for frame in frames]),
             "batch": np.repeat(np.arange(len(frames)), atoms),
             "edge_index": np.concatenate([edge.pairs for edge in edges], axis=1) + starts,
-            "shifts": np.concatenate([edge.shifts for edge in edges]).astype(np.int64),
+            "shifts": np.concatenate([shifts for _, shifts in placed]).astype(np.int64),
             "charge": np.array([frame.charge for frame in frames], dtype=real),
             "spin": np.array([frame.spin for frame in frames], dtype=real),
             "tags": np.concatenate([frame.tags for frame in frames]),

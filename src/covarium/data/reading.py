@@ -53,6 +53,7 @@ def read(
     keys: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     need: Sequence[str] = ("energy", "forces"),
+    firm: Sequence[str] = (),
     limit: int | None = None,
 ) -> Reading:
     """Read labelled structures from files that belong together.
@@ -68,6 +69,7 @@ def read(
             turns refusals for implausible values into notes. That of ``property`` is recorded and converts nothing.
         need: the labels that every frame must have; others are kept where all frames have them. A single atom needs no
             forces: they are zero by symmetry. With ``property``, energies, forces and stress are not looked for.
+        firm: labels that may be absent, but not ambiguous or only in part of the frames.
         limit: read only the first frames of each file, this many.
 
     Raises:
@@ -83,9 +85,9 @@ def read(
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
     left_out: list[str] = []
-    chosen = _choose(records, keys, need, notes, left_out)
+    chosen = _choose(records, keys, need, firm, notes, left_out)
     group = labelling.group_key(records, keys.get("group"))
-    values = _labels(records, chosen, need, file_units, notes, left_out)
+    values = _labels(records, chosen, need, firm, file_units, notes, left_out)
     _charge_everywhere(records, chosen)
     frames = [frame_of(record, value, chosen, group, file_units) for record, value in zip(records, values, strict=True)]
     used = {label: key for label, key in chosen.items() if key is not None}
@@ -285,15 +287,20 @@ def _contents(records: Sequence[Record]) -> str:
 
 
 def _choose(
-    records: Sequence[Record], keys: Mapping[str, str], need: Sequence[str], notes: list[str], left_out: list[str]
+    records: Sequence[Record],
+    keys: Mapping[str, str],
+    need: Sequence[str],
+    firm: Sequence[str],
+    notes: list[str],
+    left_out: list[str],
 ) -> dict[str, str | None]:
-    """The key of each label; what is unclear is refused if it is needed, else left out."""
+    """The key of each label; what is unclear is refused if it is needed or firm, else left out."""
     chosen: dict[str, str | None] = {}
     for label in LABELS:
         if "property" in need and label in ("energy", "forces", "stress", "virial"):
             chosen[label] = None
             continue
-        optional = label not in need and label not in keys and label in (*LABEL_UNITS, "virial")
+        optional = label not in (*need, *firm, *keys) and label in (*LABEL_UNITS, "virial")
         try:
             chosen[label] = labelling.choose(records, label, keys, notes)
         except CovariumError as error:
@@ -315,6 +322,7 @@ def _labels(
     records: Sequence[Record],
     chosen: dict[str, str | None],
     need: Sequence[str],
+    firm: Sequence[str],
     units: Units,
     notes: list[str],
     left_out: list[str],
@@ -330,7 +338,7 @@ def _labels(
         if label == "forces":
             column = _fill_single_atoms(records, column, notes)
         problem = _incomplete(records, column, name, key)
-        if problem and label in need:
+        if problem and label in (*need, *firm):
             raise CovariumError(problem)
         if problem:
             left_out.append(f"{label} is left out. {problem}")

@@ -178,7 +178,9 @@ def divide(config: RunConfig) -> Parts:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
     asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
     need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
-    reading = read(data.train, keys=data.keys, units=data.units, need=need, limit=data.limit)
+    # forces that cannot be used are no reason to learn energies alone, unless that is asked for
+    firm = ["forces"] if asked.get("forces", True) else []
+    reading = read(data.train, keys=data.keys, units=data.units, need=need, firm=firm, limit=data.limit)
     if asked.get("forces", True) and "forces" in reading.frames[0].labels and "forces" not in need:
         need.append("forces")
     others = {

@@ -19,7 +19,7 @@ from covarium.data import read_structures
 from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
 from covarium.workflows import evaluation, inference, loaded, loaded_property, property_inference, token_runs
-from covarium.workflows.inference import Counted, Plan
+from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import LoadedTask
 
 Lines = list[tuple[str, str, str]]
@@ -36,7 +36,7 @@ class Kind:
     Attributes:
         tasks: names in ``TASKS``.
         recipe: where a run without one starts from.
-        infer: (configuration, told, progress) → plan.
+        infer: configuration → plan.
         evaluate: (task, samples) → errors, with ``tables()`` and ``to_json()``.
         evaluate_files: (model, files, data settings, progress) → (what was read, errors).
         sections: errors → chapters of a report.
@@ -107,8 +107,7 @@ KINDS = {
     "tokens": Kind(
         tasks=("tokens",),
         recipe="tokens",
-        # samples of tokens have no neighbours to count
-        infer=lambda config, told, progress: token_runs.infer(config, told=told),
+        infer=token_runs.infer,
         evaluate=token_errors.evaluate_tokens,
         evaluate_files=token_runs.evaluate_files,
         sections=lambda errors: errors.sections(),
@@ -150,6 +149,6 @@ def kind_of_task(model: LoadedTask) -> Kind:
     return found or _no_use(model)
 
 
-def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = None) -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Callable[[int, int], object] | None = None) -> Plan:
     """The plan of a run of whatever kind; see the ``infer`` of the kind."""
     return KINDS[kind_of(config)].infer(config, told=told, progress=progress)

@@ -21,7 +21,7 @@ from covarium import checkpoint
 from covarium.analysis.errors import predict_frames
 from covarium.data import Frame, charge_and_spin, read_structures
 from covarium.errors import CovariumError, nearest
-from covarium.tasks import Potential
+from covarium.tasks import Potential, Property
 from covarium.workflows.device import DTYPES, choose_device
 
 if TYPE_CHECKING:
@@ -123,8 +123,11 @@ def as_potential(loaded: LoadedTask) -> LoadedPotential:
 
 def refusal(loaded: LoadedTask) -> str:
     """What to say of a task that does not serve what was asked."""
-    kind = loaded.header["task"]["kind"]
-    return f"{loaded.path} answers questions of the kind '{kind}', not energies and forces, and does not serve this"
+    if isinstance(loaded.task, Property):
+        asked = f"predicts the property '{loaded.task.semantics.name}'"
+    else:
+        asked = f"answers questions of the kind '{loaded.header['task']['kind']}'"
+    return f"{loaded.path} {asked}, not energies and forces, and does not serve this"
 
 
 def load_task(

@@ -27,12 +27,13 @@ BATCH = 64
 SIZES = ("variant", "num_blocks", "hidden_mv_channels", "hidden_s_channels", "hidden_channels", "num_heads")
 
 
-def infer(config: RunConfig, *, told: str = "given") -> Plan:
+def infer(config: RunConfig, *, told: str = "given", progress: Progress | None = None) -> Plan:
     """Fill the gaps of a configuration.
 
     Args:
         config: with gaps.
         told: the origin to show for what it states.
+        progress: not called; tokens have no neighbours to count.
 
     Raises:
         CovariumError: the data cannot be read or do not fit what is asked of them; unknown model, key or device.
@@ -51,8 +52,9 @@ def infer(config: RunConfig, *, told: str = "given") -> Plan:
     task = TokenRegression(
         initial_model(model_class, model_config, config.seed, dtype),
         targets=targets,
-        scaling=_scaling(train),
+        scaling=_scaling(train, config.task.centre),
         terms={name: TokenTerm(term.loss, term.weight) for name, term in terms.items()},
+        centre=config.task.centre,
     ).to(dtype)
     with torch.no_grad():
         task.evaluate(data.batch([0]).to(None, dtype).system)  # refuses a model whose sizes do not fit, before the run
@@ -159,7 +161,7 @@ def _widths(sample: TokenSample) -> tuple[int, int, int, int]:
     return sample.vectors.shape[1], sample.scalars.shape[1], out + ("positions" in sample.targets), scalars
 
 
-def _scaling(samples: Sequence[TokenSample]) -> Scaling:
+def _scaling(samples: Sequence[TokenSample], centre: bool) -> Scaling:
     """Root mean squares, and means and standard deviations of scalars."""
 
     def rms(parts: Sequence[np.ndarray]) -> tuple[float, ...]:
@@ -175,7 +177,7 @@ def _scaling(samples: Sequence[TokenSample]) -> Scaling:
     means, widths = moments([s.scalars for s in samples])
     out_means, out_widths = moments([s.targets["scalars"] for s in samples]) if "scalars" in first else ((), ())
     return Scaling(
-        length=rms([(s.positions - s.positions.mean(axis=0))[:, None] for s in samples])[0],
+        length=rms([(s.positions - (s.positions.mean(axis=0) if centre else 0.0))[:, None] for s in samples])[0],
         vectors=rms([s.vectors for s in samples]),
         scalar_means=means,
         scalars=widths,
@@ -226,7 +228,7 @@ def _findings(
         *([("test", f"{len(test)} samples", "files of their own")] if config.data.test else []),
         ("scales", f"length {scaling.length:.4g}{changes}", "rms in the training samples"),
         ("model", f"{config.model['name']}, {parameters:,} parameters", sizes),
-        ("symmetry", task.model.group if task.model.group != "1" else "none", "positions centred on each sample"),
+        describe_task(task)[0],
         ("loss", loss, "units of the scales"),
         (
             "batch",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from covarium import __version__, checkpoint
@@ -144,7 +146,9 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
             result = _train(plan, out, None, resume, ranks)
             return Outcome(out, result, {}, plan.kind)
         with held(out):
-            if not resume:
+            if resume:
+                _refuse_other_data(plan, out)
+            else:
                 refuse_used(out)
             result = _train(plan, out, progress, resume, ranks)
             evaluations = {} if result.interrupted else _evaluate(plan, out, device)
@@ -200,4 +204,41 @@ def _split_text(plan: Plan) -> str:
             }
         else:
             text[name] = [[frame.source, frame.index] for frame in frames]
-    return json.dumps(text)
+    return json.dumps({**text, "content": _content(plan)})
+
+
+def _content(plan: Plan) -> dict[str, str]:
+    """SHA-256 over what is learnt from and what chooses the best model; of a stored set its place and size."""
+    found = {}
+    for name, frames in (("train", plan.train.frames), ("valid", plan.valid.frames)):
+        digest = hashlib.sha256()
+        if isinstance(frames, StoredFrames):
+            digest.update(json.dumps([len(frames), *(str(store.path) for store in frames.stores)]).encode())
+        for sample in () if isinstance(frames, StoredFrames) else frames:
+            for field in fields(sample):
+                digest.update(_bytes(getattr(sample, field.name)))
+        found[name] = digest.hexdigest()
+    return found
+
+
+def _bytes(value: Any) -> bytes:  # noqa: ANN401 - a field of a sample
+    if isinstance(value, Mapping):
+        return b"".join(str(key).encode() + _bytes(value[key]) for key in sorted(value))
+    return np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+
+
+def _refuse_other_data(plan: Plan, out: Path) -> None:
+    """
+    Raises:
+        CovariumError: the files of the run in ``out`` hold something else than when it was started.
+    """
+    path = out / SPLIT
+    was = json.loads(path.read_text(encoding="utf-8")).get("content", {}) if path.is_file() else {}
+    now = _content(plan)
+    for name in was:
+        if was[name] != now[name]:
+            files = ", ".join(str(file) for file in plan.config.data.train)
+            raise CovariumError(
+                f"the {name} data of the run in '{out}' are not what they were when it was started ({files}); bring "
+                "the files back, or start a new run"
+            )

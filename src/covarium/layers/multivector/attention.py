@@ -157,9 +157,10 @@ class Features(ExactConstants):
 
     def _points(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Components e0ij [3, …] and e123 [1, …], scaled: rows 4 to 6 are e_ij, row 7 is e123."""
-        w = x[7:8, 0]
+        # copies, or the graph would keep all components for the sake of these four
+        w, p = x[7:8, 0].clone(), x[4:7, 1].clone()
         factor = w / (w.square() + DISTANCE_EPS)
-        return x[4:7, 1] * factor, w * factor
+        return p * factor, w * factor
 
 
 def tokens_first(x: Float[Tensor, "F H c T"]) -> Float[Tensor, "T H Fc"]:
