@@ -177,7 +177,8 @@ def divide(config: RunConfig) -> Parts:
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
     asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
-    need = [quantity for quantity, wanted in {"energy": True, **asked}.items() if wanted]
+    wanted = asked if "property" in asked else {"energy": True, **asked}
+    need = [quantity for quantity, needed in wanted.items() if needed]
     # forces that cannot be used are no reason to learn energies alone, unless that is asked for
     firm = ["forces"] if asked.get("forces", True) else []
     reading = read(data.train, keys=data.keys, units=data.units, need=need, firm=firm, limit=data.limit)
