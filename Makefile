@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two workers with one thread each are faster than one worker with two: most tests are many small operations.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test slow gpu lint bench FORCE
+.PHONY: demo test slow gpu lint bench docs FORCE
 
 demo: .venv/ready
 	@$(BIN)/covarium demo --out $(DEMO)
@@ -32,6 +32,10 @@ lint: .venv/ready
 
 bench: .venv/ready
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+# what the pages say that commands print, as it is printed now
+docs: .venv/ready
+	$(BIN)/python docs/print_outputs.py
 
 # torch comes first, from the place TORCH names; what follows finds it satisfied and leaves it alone.
 # The environment is made without pip and filled by the pip outside, which Debian's bare python3 can do too.

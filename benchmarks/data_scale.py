@@ -2,9 +2,9 @@
 
 python benchmarks/data_scale.py [--frames 1000000] [--steps 300] [--folder DIR]
 
-Molecules and dimers of 9 to 21 atoms on springs are generated into our own format (about 1 GB in DIR, a temporary
-folder that is removed unless DIR is given), then a small model is trained on them in a process of its own, whose memory
-and that of its workers is sampled: PSS, in which a page shared by processes counts once.
+Molecules and dimers of 9 to 21 atoms on springs are generated into our own format (0.7 GB in DIR, a temporary folder
+that is removed unless DIR is given), then a small model is trained on them in a process of its own, whose memory and
+that of its workers is sampled: PSS, in which a page shared by processes counts once.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from covarium.errors import CovariumError
 from covarium.systems import GraphSpec, atom_graph
-from covarium.systems.neighbours import TIE, neighbour_pairs
+from covarium.systems.neighbours import DENSE, TIE, neighbour_pairs
 
 
 def rows(source: np.ndarray, target: np.ndarray, shifts: np.ndarray) -> set[tuple[int, ...]]:
@@ -157,3 +157,15 @@ def test_a_cell_without_volume_is_refused(third: list[float]) -> None:
 def test_wrong_specs_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(CovariumError, match=message):
         GraphSpec(*arguments)
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.sampled_from([1, 2, 9, DENSE, DENSE + 1]), seed=st.integers(0, 2**32), cutoff=st.floats(0.5, 6.0))
+def test_small_molecules_have_the_edges_of_the_search(n: int, seed: int, cutoff: float) -> None:
+    """In a box so large that no image is near, the search gives the same edges in the same order."""
+    positions = np.random.default_rng(seed).normal(scale=2.0, size=(n, 3))
+    none, box = np.zeros(3, bool), np.ones(3, bool)
+    pairs, shifts = neighbour_pairs(positions, np.zeros((3, 3)), none, GraphSpec(cutoff))
+    expected, _ = neighbour_pairs(positions, 100 * np.eye(3), box, GraphSpec(cutoff))
+    np.testing.assert_array_equal(pairs, expected)
+    assert shifts.shape == (pairs.shape[1], 3) and not shifts.any() and shifts.dtype == np.int64

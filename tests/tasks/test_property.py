@@ -138,7 +138,7 @@ def test_unknown_elements_and_charges_are_refused() -> None:
     carbon = structure([6], np.zeros((1, 3)))
     with pytest.raises(CovariumError, match=r"atom 0 has atomic number 6; this model knows \[1, 8\]"):
         task().predict(graph(carbon))
-    with pytest.raises(CovariumError, match="structure 0 has charge 1.0"):
+    with pytest.raises(CovariumError, match="has charge 1.0, but this model does not read charge"):
         task().predict(graph(replace(WATER, charge=1.0)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -109,6 +110,7 @@ def _tell(
 def _settle(others: Sequence[Connection]) -> None:
     """Signals to the group of the parent are for the parent; its pipes must end with it."""
     os.setsid()
+    faulthandler.disable()  # a fatal signal is told by the one that waits for the result
     for pipe in others:
         pipe.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from covarium.data.record import Record, fixes
 from covarium.data.store import LABELS as KEPT
 from covarium.data.store import SUFFIX, Store, is_store
 from covarium.errors import CovariumError, nearest
+
+MANY = 50_000  # frames, from which on files of their own are better than memory
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def read(
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
     notes = [_contents(records)]
+    if len(records) > MANY:
+        notes.append(f"all of them are held in memory; covarium data convert makes a {SUFFIX} set, which is streamed")
     left_out: list[str] = []
     chosen = _choose(records, keys, need, firm, notes, left_out)
     group = labelling.group_key(records, keys.get("group"))
@@ -194,7 +197,8 @@ def stored_contents(stores: Sequence[Store]) -> str:
     frames, atoms = (sum(store.totals[what] for store in stores) for what in ("frame", "atom"))
     names = " ".join(chemical_symbols[z] for z in sorted({z for store in stores for z in store.header["elements"]}))
     periodic = "some periodic" if any("pbc" in store.header["nonzero"] for store in stores) else "not periodic"
-    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}"
+    frozen = ", some atoms fixed" if any("fixed" in store.header["nonzero"] for store in stores) else ""
+    return f"{frames:,} frames, {atoms:,} atoms, elements {names}, {periodic}{frozen}"
 
 
 @dataclass(frozen=True)
@@ -473,6 +477,3 @@ def check_values(frames: Sequence[Frame], units: Units, names: Mapping[str, str]
                 "--set data.units.length=Å, or confirm these the same way"
             )
         notes.append(("doubtful, but units were given: " if finding.wrong else "") + finding.text)
-    fixed = Counter(bool(frame.fixed.any()) for frame in frames)
-    if fixed[True]:
-        notes.append(f"{fixed[True]} frames have fixed atoms, left out of force losses and errors")

@@ -29,7 +29,7 @@ from covarium.data.store import (
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 
-BLOCK = 4096  # frames
+BLOCK, BLOCK_ATOMS = 4096, 2**18  # frames and atoms, whichever is reached first: what is held in memory
 
 
 class Writer:
@@ -61,6 +61,7 @@ class Writer:
                 )
             file.truncate(size)
         self._waiting: list[tuple[Frame, bytes]] = []
+        self._atoms = 0
         self.left_out: Counter[str] = Counter()
 
     @property
@@ -72,7 +73,8 @@ class Writer:
         """Take a frame, and what it had that is not in it; it is on disk when its block is full."""
         self._waiting.append((frame, rest.encoded()))
         self.left_out.update(left_out)
-        if len(self._waiting) == BLOCK:
+        self._atoms += len(frame.numbers)
+        if len(self._waiting) == BLOCK or self._atoms >= BLOCK_ATOMS:
             self._commit()
 
     def finish(self, **about: Any) -> None:  # noqa: ANN401  (anything that JSON can hold)
@@ -138,6 +140,7 @@ class Writer:
         os.fsync(self._journal.fileno())
         self.blocks.append(line)
         self._waiting.clear()
+        self._atoms = 0
         self.left_out.clear()
 
 

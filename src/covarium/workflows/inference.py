@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
@@ -176,9 +177,9 @@ def divide(config: RunConfig) -> Parts:
         raise CovariumError("no training data: name a file, e.g. `covarium train data.extxyz`")
     for quantity in config.task.terms:
         check_name(quantity, TERMS, f"key 'task.terms.{quantity}'")
-    asked = {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
-    wanted = asked if "property" in asked else {"energy": True, **asked}
-    need = [quantity for quantity, needed in wanted.items() if needed]
+    usual = {"energy": True} if config.task.property is None else {"forces": False}
+    asked = usual | {quantity: term.weight > 0 for quantity, term in config.task.terms.items()}
+    need = [quantity for quantity, wanted in asked.items() if wanted]
     # forces that cannot be used are no reason to learn energies alone, unless that is asked for
     firm = ["forces"] if asked.get("forces", True) else []
     reading = read(data.train, keys=data.keys, units=data.units, need=need, firm=firm, limit=data.limit)
@@ -316,7 +317,8 @@ def workers(config: RunConfig) -> int:
     """Processes that load: as told, else the cores that training leaves free, at least one."""
     if config.data.workers is not None:
         return config.data.workers
-    mine = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    mine = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(mine - torch.get_num_threads(), 1), MOST_WORKERS)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from ase.data import chemical_symbols
 
-from covarium.config import PropertySection, RunConfig, TermSection, build, check_name
+from covarium.config import PropertySection, RunConfig, TaskSection, TermSection, build, check_name
 from covarium.data import (
     Frame,
     PropertyStatistics,
@@ -103,22 +103,12 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     settings = training_settings(config, len(train), sizes)
     for part in (parts.train, parts.valid, parts.test):
         refuse_unread(built, part)
-    section = config.task.model_copy(
-        update={
-            "property": PropertySection(
-                name=asked.name, readout=choice.readout, offset=learnt.offset, spread=learnt.spread
-            ),
-            "references": {chemical_symbols[z]: value for z, value in learnt.references.energies.items()},
-            "scale": learnt.scale,
-            "theory": semantics.theory,
-        }
-    )
     keys = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
     resolved = config.model_copy(
         update={
             "data": config.data.model_copy(update={"kind": "atoms", **keys}),
             "model": {"name": name, **asdict(model_config)},
-            "task": section,
+            "task": _resolved(config, built),
             "training": {**asdict(settings), "betas": list(settings.betas)},
             "device": config.device or device.type,
             "threads": torch.get_num_threads(),
@@ -140,6 +130,18 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
 def next_commands(folder: str) -> list[str]:
     """What a user types after training."""
     return [f"covarium evaluate {folder} FILE", f"covarium predict {folder} FILE", f"covarium info {folder}"]
+
+
+def _resolved(config: RunConfig, task: Property) -> TaskSection:
+    """The task's section without gaps."""
+    own = PropertySection(name=task.semantics.name, readout=task.readout, offset=task.offset, spread=task.spread)
+    found = {
+        "property": own,
+        "references": {chemical_symbols[z]: value for z, value in task.references.items()},
+        "scale": float(task.scale),
+        "theory": task.semantics.theory,
+    }
+    return config.task.model_copy(update=found)
 
 
 def _term(config: RunConfig) -> TermSection:

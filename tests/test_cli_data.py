@@ -1,0 +1,68 @@
+"""``covarium data convert`` as it is typed: what it prints, what it leaves, how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def covarium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "covarium", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def write(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(40):
+        positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+        step = rng.normal(scale=0.05, size=(3, 3))
+        atoms = Atoms("OHH", positions=positions + step)
+        atoms.calc = SinglePointCalculator(atoms, energy=-14.2 + 1.5 * (step**2).sum(), forces=-3.0 * step)
+        images.append(atoms)
+    ase.io.write(path, images)
+
+
+def test_convert_and_train(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj")
+    done = covarium(tmp_path, "data", "convert", "a.traj", "a.frames")
+    assert done.returncode == 0, done.stderr
+    assert "labels: energy from 'energy', forces from 'forces'" in done.stdout
+    assert "40 frames, 120 atoms, elements H O, not periodic" in done.stdout
+    assert "covarium train a.frames" in done.stdout
+    small = ["model.num_layers=1", "model.lmax=1", "model.mmax=1", "model.sphere_channels=4", "training.steps=2"]
+    options = [part for setting in [*small, "data.workers=1"] for part in ("--set", setting)]
+    for data, out in (("a.frames", "streamed"), ("a.traj", "memory")):
+        run = covarium(tmp_path, "train", data, "--out", out, "--threads", "1", *options)
+        assert run.returncode == 0, run.stderr
+    logs = []
+    for out in ("streamed", "memory"):
+        rows = [row.split(",") for row in (tmp_path / out / "log.csv").read_text().splitlines()]
+        time = rows[0].index("time")
+        logs.append([[cell for k, cell in enumerate(row) if k != time] for row in rows])
+    assert logs[0] == logs[1]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj")
+    (tmp_path / "b.extxyz").write_text("mine")
+    for arguments, message in (
+        (["a.traj", "b.extxyz"], "'b.extxyz' exists already; choose another name, or remove it"),
+        (["a.trj", "c.frames"], "data file a.trj is not there; did you mean 'a.traj'?"),
+        (["a.traj", "c.pickle"], "'c.pickle' has no known format"),
+        (["a.traj", "c.frames", "--set", "data.keys.energi=E"], "data.keys.energi is unknown; did you mean 'energy'?"),
+    ):
+        refused = covarium(tmp_path, "data", "convert", *arguments)
+        assert refused.returncode == 2 and refused.stderr.startswith("error: ") and message in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert (tmp_path / "b.extxyz").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.traj", "b.extxyz"]
