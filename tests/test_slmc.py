@@ -168,6 +168,11 @@ def test_the_resolved_configuration_is_the_configuration(whole: SlmcOutcome) -> 
     assert configure(whole.folder / "config.resolved.yaml", {}, []) == whole.config
 
 
+def test_effective_models_are_no_potentials(whole: SlmcOutcome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", whole.folder / "fit-1" / "model.safetensors") == 2
+    assert "'effective_action'" in capsys.readouterr().err
+
+
 def call(*arguments: str | Path) -> int:
     before = sys.argv
     sys.argv = ["covarium", *map(str, arguments)]

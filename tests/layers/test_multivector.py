@@ -17,7 +17,7 @@ from covarium.algebra.spaces import CONFORMAL, EUCLIDEAN, LORENTZ, PROJECTIVE, S
 from covarium.errors import CovariumError
 from covarium.layers.multivector import components, stored, unstored
 from covarium.layers.multivector.attention import Features, Items, RotaryEncoding, SelfAttention, attend, tokens_first
-from covarium.layers.multivector.bilinear import GeometricBilinear, GeoMLP, gated
+from covarium.layers.multivector.bilinear import GeometricBilinear, GeoMLP, gate
 from covarium.layers.multivector.linear import EquiLinear
 from covarium.layers.multivector.norm import EquiNorm
 from covarium.ops.multivector import LinearWeights, block_linear, quadratic, transposed
@@ -159,8 +159,8 @@ def test_gates() -> None:
     x, g = inputs["x"], inputs["gates"]
     for activation in ("gelu", "relu", "sigmoid"):
         with_gate = torch.cat([g, x[..., 1:]], dim=-1)
-        y = unstored(gated(stored(with_gate, PROJECTIVE), PROJECTIVE, activation), PROJECTIVE)
-        close(y[..., 1:], outputs[f"gated_{activation}"][..., 1:])
+        factor = gate(stored(with_gate, PROJECTIVE), PROJECTIVE, activation).T.unsqueeze(2)
+        close((factor * x)[..., 1:], outputs[f"gated_{activation}"][..., 1:])
     close((gelu(g, approximate="tanh") / g) * x, outputs["gated_gelu_divide"])
 
 
@@ -306,10 +306,13 @@ def test_everything_but_attention_can_be_derived_twice() -> None:
     shapes = ((4, 6, 4), (3, 3), (3,), (2, 2), (2, 3), (2,))
     w = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
 
-    def linear(mv: Tensor, s: Tensor, *w: Tensor) -> tuple[Tensor, Tensor | None]:
-        return block_linear(mv, s, space.blocks, LinearWeights(*w))
+    gates = torch.randn(2, 2, generator=generator, requires_grad=True)
 
-    assert torch.autograd.gradcheck(linear, (mv, s, *w)) and torch.autograd.gradgradcheck(linear, (mv, s, *w))
+    def linear(mv: Tensor, s: Tensor, gate: Tensor | None, *w: Tensor) -> tuple[Tensor, Tensor | None]:
+        return block_linear(mv, s, space.blocks, LinearWeights(*w), gate)
+
+    for inputs in ((mv, s, gates, *w), (mv, s, None, *w)):
+        assert torch.autograd.gradcheck(linear, inputs) and torch.autograd.gradgradcheck(linear, inputs)
     norm = EquiNorm(space)
     for scale in (1.0, 0.01):  # beside and within the clamp
         assert torch.autograd.gradcheck(lambda z, k=scale: norm(k * z, None)[0], (mv,))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
@@ -18,13 +18,13 @@ from covarium.analysis.check import Check, Probe, largest
 from covarium.data import Frame
 from covarium.errors import CovariumError, nearest
 
-Sampler = Callable[[int, torch.Generator], Tensor]
+Sampler = Callable[[int, torch.Generator], Iterable[Any]]
 
 
 class Transformable(Protocol):
     """A system or a prediction: it knows what an element of its group makes of it."""
 
-    def transform(self, g: Tensor, /) -> Any: ...  # noqa: ANN401 - the same kind of object
+    def transform(self, g: Any, /) -> Any: ...  # noqa: ANN401 - an element of its group; the same kind of object
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_equivariance(
     Args:
         predict: from a system to a dataclass of tensors (fields that are None are left out).
         system: what to predict for.
-        group: a name in ``GROUPS``, or a function (count, generator) → elements stacked on the first axis.
+        group: a name in ``GROUPS``, or a function (count, generator) → elements, e.g. stacked on the first axis.
         samples: number of elements.
         seed: of the elements.
 

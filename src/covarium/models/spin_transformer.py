@@ -126,7 +126,7 @@ class SpinTransformer(nn.Module):
     def pair_sums(self, spins: Tensor) -> Tensor:
         """[B, R]: Σ S_i·S_j over the pairs of each shell, each pair once."""
         n = spins.shape[1]
-        of_shell = (self.shell.view(-1, 1) == torch.arange(1, self.coupling_shells + 1)).to(spins)
+        of_shell = (self.shell.view(-1, 1) == torch.arange(1, self.coupling_shells + 1, device=spins.device)).to(spins)
         return 0.5 * (spins @ spins.mT).view(-1, n * n) @ of_shell
 
     def couplings(self) -> Tensor:

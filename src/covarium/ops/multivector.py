@@ -106,13 +106,15 @@ class _BlockLinear(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         x: Tensor,
         s: Tensor | None,
+        gate: Tensor | None,
         sizes: tuple[int, ...],
         blocks: Tensor,
         *rest: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         w = LinearWeights(blocks, *rest)
-        ctx.save_for_backward(x, s, blocks, *rest)
+        ctx.save_for_backward(x, s, gate, blocks, *rest)
         ctx.sizes = sizes
+        x = _gated(x, gate)
         y = torch.bmm(_repeat(w.blocks, sizes), x)
         one = y[0]  # its first O rows are the component 1
         if w.from_scalars is not None and s is not None:
@@ -130,11 +132,12 @@ class _BlockLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, gs: Tensor | None) -> tuple[Any, ...]:  # noqa: ANN401
-        x, s, blocks, *rest = ctx.saved_tensors
+        ungated, s, gate, blocks, *rest = ctx.saved_tensors
+        x = _gated(ungated, gate)  # again, rather than kept
         w, sizes = LinearWeights(blocks, *rest), ctx.sizes
         need = ctx.needs_input_grad
         grads: list[Tensor | None] = [None] * 6
-        by_x = torch.bmm(_repeat(w.blocks, sizes).transpose(1, 2), gy) if need[0] else None
+        by_x = torch.bmm(_repeat(w.blocks, sizes).transpose(1, 2), gy) if need[0] or need[2] else None
         grads[0] = _block_sums(torch.bmm(gy, x.transpose(1, 2)), sizes)
         by_s = None
         if w.from_scalars is not None and s is not None:
@@ -153,11 +156,20 @@ class _BlockLinear(torch.autograd.Function):
                 by_s = gs @ w.scalars if by_s is None else by_s + gs @ w.scalars
             if w.scalar_bias is not None:
                 grads[5] = gs.sum(0)
-        return by_x, by_s, None, *grads
+        by_gate = None
+        if gate is not None and by_x is not None:
+            split = (-1, gate.shape[0])
+            by_gate = (by_x * ungated).unflatten(1, split).sum((0, 1)) if need[2] else None
+            by_x = _gated(by_x, gate)
+        return by_x, by_s, by_gate, None, *grads
 
 
 def block_linear(
-    x: Float[Tensor, "R mI T"], s: Float[Tensor, "T S"] | None, sizes: tuple[int, ...], weights: LinearWeights
+    x: Float[Tensor, "R mI T"],
+    s: Float[Tensor, "T S"] | None,
+    sizes: tuple[int, ...],
+    weights: LinearWeights,
+    gate: Float[Tensor, "I T"] | None = None,
 ) -> tuple[Float[Tensor, "R mO T"], Float[Tensor, "T S2"] | None]:
     """An equivariant linear map: one matrix per row block, scalars in and out of the component 1.
 
@@ -166,8 +178,13 @@ def block_linear(
         s: scalars, or None.
         sizes: rows in each block; they add up to R.
         weights: see there.
+        gate: factor of each channel, applied to x first.
     """
-    return _BlockLinear.apply(x, s, sizes, *weights)
+    return _BlockLinear.apply(x, s, gate, sizes, *weights)
+
+
+def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    return x if gate is None else (x.unflatten(1, (-1, gate.shape[0])) * gate).flatten(1, 2)
 
 
 def _repeat(blocks: Tensor, sizes: tuple[int, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
+from covarium.systems.spin_field import LatticeElement, SpinField
 from covarium.systems.tokens import TokenModel, TokenOutput, Tokens
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "AtomOutput",
     "Denoising",
     "GraphSpec",
+    "LatticeElement",
+    "SpinField",
     "TokenModel",
     "TokenOutput",
     "Tokens",

@@ -70,18 +70,16 @@ def _interleaved(products: list[Terms]) -> list[Term]:
     return terms
 
 
-def gated(x: Float[Tensor, "R mC T"], space: Space, activation: Activation) -> Float[Tensor, "R mC T"]:
-    """x times the activation of its component 1; GELU by its tanh form (official code)."""
-    channels = x.shape[1] // space.fibre
-    one = x[0, :channels]
+def gate(x: Float[Tensor, "R mC T"], space: Space, activation: Activation) -> Float[Tensor, "C T"]:
+    """The activation of the component 1, which multiplies all components; GELU by its tanh form (official code)."""
+    one = x[0, : x.shape[1] // space.fibre]
     match activation:
         case "gelu":
-            gate = gelu(one, approximate="tanh")
+            return gelu(one, approximate="tanh")
         case "relu":
-            gate = relu(one)
+            return relu(one)
         case _:
-            gate = torch.sigmoid(one)
-    return (x.unflatten(1, (space.fibre, channels)) * gate).flatten(1, 2)
+            return torch.sigmoid(one)
 
 
 def activated(s: Float[Tensor, "T S"], activation: Activation) -> Float[Tensor, "T S"]:
@@ -110,4 +108,8 @@ class GeoMLP(nn.Module):
     ) -> tuple[Float[Tensor, "R mC T"], Float[Tensor, "T S"]]:
         """``reference``: see ``GeometricBilinear``."""
         x, s = self.layers[0](x, s, reference)
-        return self.layers[2](gated(x, self.space, self.activation), activated(s, self.activation))
+        last = self.layers[2]
+        assert isinstance(last, EquiLinear)
+        x, t = last.using(last.weights(), x, activated(s, self.activation), gate(x, self.space, self.activation))
+        assert t is not None
+        return x, t

@@ -90,10 +90,14 @@ class EquiLinear(ExactConstants):
         return LinearWeights(blocks.flatten(3).flatten(1, 2), *weights[1:])
 
     def using(
-        self, weights: Weights, x: Float[Tensor, "R mI T"], s: Float[Tensor, "T S"] | None
+        self,
+        weights: Weights,
+        x: Float[Tensor, "R mI T"],
+        s: Float[Tensor, "T S"] | None,
+        gate: Float[Tensor, "I T"] | None = None,
     ) -> tuple[Float[Tensor, "R mO T"], Float[Tensor, "T S2"] | None]:
-        """The map with other weights than its own, e.g. those of several layers joined."""
-        return block_linear(x, s, self.space.blocks, self.assemble(weights))
+        """The map with other weights than its own, e.g. those of several layers joined; x times ``gate`` first."""
+        return block_linear(x, s, self.space.blocks, self.assemble(weights), gate)
 
     def forward(
         self, x: Float[Tensor, "R mI T"], s: Float[Tensor, "T S"] | None = None
