@@ -58,12 +58,12 @@ def test_qm7x_layout(tmp_path: Path) -> None:
 
 
 def test_conversion_goes_on_within_a_group(tmp_path: Path) -> None:
-    from covarium.data.formats import records
+    from covarium.data.formats import stream
 
     ani(tmp_path / "a.h5")
-    every = list(records(tmp_path / "a.h5", {}))
+    every = list(stream(tmp_path / "a.h5", {}))
     for k in range(8):
-        rest = list(records(tmp_path / "a.h5", {}, after=(str(tmp_path / "a.h5"), k)))
+        rest = list(stream(tmp_path / "a.h5", {}, after=(str(tmp_path / "a.h5"), k)))
         assert [record.index for record in rest] == [record.index for record in every[k + 1 :]]
         for one, other in zip(rest, every[k + 1 :], strict=True):
             np.testing.assert_array_equal(one.positions, other.positions)
