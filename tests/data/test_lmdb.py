@@ -23,6 +23,7 @@ from spring_waters import springs, waters
 
 from covarium.data import oc20, read
 from covarium.data.convert import convert
+from covarium.data.formats import stream
 from covarium.errors import CovariumError
 
 
@@ -232,8 +233,11 @@ def test_damaged_files_are_refused_and_do_not_end_the_process(tmp_path: Path) ->
 
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     put(tmp_path / "a.aselmdb", {b"nextid": zlib.compress(b"3"), b"1": b"no zlib", b"2": zlib.compress(b"{}")})
-    with pytest.raises(CovariumError, match=r"a\.aselmdb, frame 0.*its row 1 is damaged.*copy the file again"):
+    with pytest.raises(CovariumError, match=r"a\.aselmdb, frame 0: its row 1 is damaged.*copy the file again"):
         read([tmp_path / "a.aselmdb"])
+    damage: list[tuple[int, str]] = []
+    assert not list(stream(tmp_path / "a.aselmdb", {}, damaged=lambda *told: damage.append(told)))
+    assert [index for index, _ in damage] == [0, 1] and "its row 2 is no structure" in damage[1][1]
     put(tmp_path / "b.lmdb", {b"some": b"thing"})
     with pytest.raises(CovariumError, match="neither ASE rows nor OC20 records; its first keys are \\[b'some'\\]"):
         read([tmp_path / "b.lmdb"])

@@ -187,7 +187,7 @@ def test_counts_that_cannot_be_kept_are_told(tmp_path: Path, monkeypatch: pytest
         def refuse(*_: object) -> None:
             raise CovariumError("cannot write here: Permission denied")
 
-        monkeypatch.setattr("covarium.data.edge_index._write", refuse)
+        monkeypatch.setattr("covarium.files.os.replace", refuse)
     else:
         (tmp_path / "a.frames").chmod(0o500)
     data, notes = data_set(in_files, SPEC, torch.float32, 0)

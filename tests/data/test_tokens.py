@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -51,7 +52,6 @@ def test_nbody_and_tubes(tmp_path: Path) -> None:
 
 
 def test_published_artery_format(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     wall = Tube(curvature=0.1).wall(8, 6)
     with h5py.File(tmp_path / "arteries.hdf5", "w") as file:
         for k, inlet in enumerate(("inlet_idcs", "inlet_idx")):
@@ -114,6 +114,9 @@ def test_other_files_are_not_tokens(tmp_path: Path) -> None:
     np.savez(tmp_path / "atoms.npz", R=np.zeros((2, 3, 3)), z=np.ones(3), E=np.zeros(2))
     (tmp_path / "broken.npz").write_bytes(b"not a zip")
     assert not token_file(tmp_path / "atoms.npz") and not token_file(tmp_path / "broken.npz")
+    with h5py.File(tmp_path / "atoms.h5", "w") as file:
+        file["water/positions"] = np.zeros((2, 3, 3))
+    assert not token_file(tmp_path / "atoms.h5")
     assert not token_file(tmp_path / "x.extxyz") and not token_file(tmp_path / "absent.npz")
     with pytest.raises(CovariumError, match="not a readable npz"):
         read_tokens([tmp_path / "broken.npz"])

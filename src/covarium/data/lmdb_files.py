@@ -56,11 +56,14 @@ def _ase_rows(view: lmdb.Transaction, source: str, start: int) -> Iterator[Recor
         if row is None:
             yield Damage(index, f"its row {ids[index]} is missing; the file is truncated, copy it again")
             continue
-        if not isinstance(row, dict) or not {"numbers", "positions"} <= row.keys():
-            yield Damage(index, f"its row {ids[index]} is damaged: it holds no structure; copy the file again")
+        try:
+            # OC20's own databases may lack what ASE's class insists on
+            whole = AtomsRow({"unique_id": "", "user": "", "ctime": 0.0, "mtime": 0.0, **row})
+            record = from_row(whole, {}, source, index)
+        except Exception as error:  # ASE raises every kind of exception on damaged rows
+            yield Damage(index, f"its row {ids[index]} is no structure: {str(error) or type(error).__name__}")
             continue
-        # OC20's own databases may lack what ASE's class insists on
-        yield from_row(AtomsRow({"unique_id": "", "user": "", "ctime": 0.0, "mtime": 0.0, **row}), {}, source, index)
+        yield record
 
 
 def _json(view: lmdb.Transaction, key: bytes, where: str) -> Any:  # noqa: ANN401

@@ -16,6 +16,7 @@ from covarium.errors import CovariumError
 T = TypeVar("T")
 R = TypeVar("R")
 
+AT_ONCE = 64  # items that are sent together
 # a forked process shares the memory of its parent; where the system cannot fork, everything is sent to it
 CONTEXT: Any = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
 
@@ -103,7 +104,22 @@ def _tell(
     """Send what the function yields in parts, and None when there is no more, until nobody listens."""
     _settle(others)
     produced = iter(function(*args))
-    while _answer(pipe, lambda: list(islice(produced, 64)) or None):
+    failed: list[Exception] = []
+
+    def part() -> list[Any] | None:
+        if failed:
+            raise failed[0]
+        made: list[Any] = []
+        try:
+            for item in islice(produced, AT_ONCE):
+                made.append(item)
+        except Exception as error:  # what was made before it is sent first
+            failed.append(error)
+            if not made:
+                raise
+        return made or None
+
+    while _answer(pipe, part):
         continue
 
 

@@ -80,7 +80,7 @@ def read(
     keys, given_units = dict(keys or {}), dict(units or {})
     check_arguments(paths, keys, need, limit)
     if any(is_store(Path(path)) for path in paths):
-        return _stored(paths, keys, given_units, need, limit)
+        return _stored(paths, keys, given_units, need, firm, limit)
     given_unit = given_units.pop("property", "")
     records = [record for path in paths for record in load(Path(path), keys, limit)]
     file_units = resolve(given_units, records)
@@ -109,7 +109,12 @@ def read(
 
 
 def _stored(
-    paths: Sequence[Path], keys: Mapping[str, str], units: Mapping[str, str], need: Sequence[str], limit: int | None
+    paths: Sequence[Path],
+    keys: Mapping[str, str],
+    units: Mapping[str, str],
+    need: Sequence[str],
+    firm: Sequence[str],
+    limit: int | None,
 ) -> Reading:
     """Our own sets: everything was chosen, converted and checked when they were made.
 
@@ -139,13 +144,15 @@ def _stored(
         unit = _check_property(frames, units.get("property", ""))
         notes += [f"labels: property from '{keys['property']}'", f"property: {unit or 'unit not stated'}"]
         return Reading(frames, {"property": keys["property"]}, {"property": unit}, theory, notes, [])
-    labels, left_out = _stored_labels(stores, need)
+    labels, left_out = _stored_labels(stores, need, firm)
     frames = StoredFrames(stores, labels, limit=limit)
     notes.append(f"labels: {', '.join(labels) or 'none'}, in eV and Å")
     return Reading(frames, {}, {}, theory, notes, left_out)
 
 
-def _stored_labels(stores: Sequence[Store], need: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+def _stored_labels(
+    stores: Sequence[Store], need: Sequence[str], firm: Sequence[str]
+) -> tuple[tuple[str, ...], list[str]]:
     """The labels that all frames have, and those that only some have, with the reason for leaving them out."""
     frames = sum(map(len, stores))
     labels, left_out = [], []
@@ -154,7 +161,7 @@ def _stored_labels(stores: Sequence[Store], need: Sequence[str]) -> tuple[tuple[
         problem = f"{have:,} of {frames:,} frames have {label}" if have < frames else ""
         if have == frames and label != "energy" and not any(label in store.header["nonzero"] for store in stores):
             problem = f"{label} is exactly zero in all frames; it was lost before conversion"
-        if problem and label in need:
+        if problem and (label in need or (have and label in firm)):
             raise CovariumError(f"{stores[0].path}: {problem}; leave out or label the others before the conversion")
         if not problem:
             labels.append(label)

@@ -105,6 +105,8 @@ class Survey:
         self.near_counts = np.zeros(len(NEAR_BINS) - 1, dtype=np.int64)
         self.notes: dict[str, list[Place]] = {kind: [] for kind in KINDS}
         self.texts: list[Finding] = []
+        # a property has no usual name, and is learnt alone, as ``read`` reads it
+        self._wanted = [x for x in LABEL_UNITS if (x == "property") == ("property" in self.given_keys)]
         self._missing: dict[str, list[Place]] = {label: [] for label in LABEL_UNITS}
         self._given: Counter[str] = Counter()  # without the forces of single atoms, which are known to be zero
         self._hints: dict[str, set[str]] = {label: set() for label in LABEL_UNITS}
@@ -181,7 +183,8 @@ class Survey:
 
     def _frames(self, chunk: Sequence[Record], units: Units) -> Iterator[Frame]:
         """The frames of some records, each with the labels that can be had."""
-        chosen = {label: self._key(chunk, label) for label in LABELS}
+        unwanted = {*LABEL_UNITS, "virial"} - {*self._wanted, "virial" if "stress" in self._wanted else ""}
+        chosen = {label: None if label in unwanted else self._key(chunk, label) for label in LABELS}
         if theory := labelling.theory(chunk, []):
             self.theories.setdefault(theory, Place(chunk[0].source, chunk[0].index))
         for record in chunk:
@@ -210,7 +213,7 @@ class Survey:
 
     def _labels(self, record: Record, chosen: Mapping[str, str | None], units: Units) -> dict[str, np.ndarray]:
         labels = {}
-        for label in LABEL_UNITS:
+        for label in self._wanted:
             name = "virial" if label == "stress" and chosen["stress"] is None else label
             key = chosen[name]
             value = None if key is None else labelling.extract(record, name, key, units)

@@ -13,17 +13,19 @@ Three kinds of file, told apart by their keys (``token_file``):
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from covarium.data.processes import apart
 from covarium.errors import CovariumError, nearest
 from covarium.systems import Tokens
 from covarium.systems.tokens import token_cost
@@ -127,9 +129,14 @@ def _form(sample: TokenSample) -> dict[str, tuple[int, ...]]:
 
 def token_file(path: Path) -> bool:
     """Does the file hold tokens, judged by its keys? A file that cannot be read is judged later, by who reads it."""
+    if not path.is_file():
+        return False
     if path.suffix in (".h5", ".hdf5"):
-        return True
-    if path.suffix != ".npz" or not path.is_file():
+        try:
+            return next(apart(_of_arteries, path), False)
+        except (CovariumError, RuntimeError):
+            return False
+    if path.suffix != ".npz":
         return False
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -137,6 +144,13 @@ def token_file(path: Path) -> bool:
     except (ValueError, OSError, zipfile.BadZipFile):
         return False
     return any(f"target_{name}" in names for name in TARGETS) or set(NBODY) <= names
+
+
+def _of_arteries(path: Path) -> Iterator[bool]:
+    """Whether the first group is a mesh with shear stress; to be run by ``apart``, as all HDF5 files of structures."""
+    with h5py.File(path, "r") as file:
+        first = next((file[name] for name in sorted(file)), None)
+        yield isinstance(first, h5py.Group) and all(key in first for key in ("pos", "face", "wss"))
 
 
 def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSample]:
@@ -225,10 +239,6 @@ def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> lis
 
 def _arteries(path: Path, limit: int | None) -> list[TokenSample]:
     """Vertices with their normals and distances from the inlet along the surface; the target is the shear stress."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise CovariumError(f"{path}: reading HDF5 needs h5py: pip install h5py") from error
     samples = []
     try:
         with h5py.File(path, "r") as file:
