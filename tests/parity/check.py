@@ -9,6 +9,7 @@ Error of a tensor: max|a − b| / max(max|ref|, floor), floor = 1e-6 × the larg
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -33,6 +34,9 @@ FAMILIES: dict[str, tuple[Callable[[Path], Comparison], float]] = {
 }
 
 
+NETWORK = {"constructor", "args", "model"}
+
+
 def check(family: str, folder: Path, tolerance: float | None = None) -> tuple[bool, str, list[str]]:
     """Whether a case passes, its line, and the worst tensors."""
     compare, default = FAMILIES[family]
@@ -52,6 +56,12 @@ def check(family: str, folder: Path, tolerance: float | None = None) -> tuple[bo
     return passed, line, worst
 
 
+def is_case(folder: Path) -> bool:
+    """Whether the folder's description names a network; other fixtures lie beside the cases."""
+    path = folder / "config.json"
+    return path.is_file() and bool(NETWORK & json.loads(path.read_text()).keys())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", required=True, choices=sorted(FAMILIES))
@@ -60,10 +70,10 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     lines, failed = [], False
-    cases = [folder for folder in options.folders if (folder / "config.json").is_file()]
+    cases = [folder for folder in options.folders if is_case(folder)]
     for folder in options.folders:
         if folder not in cases:
-            sys.stderr.write(f"{folder} holds no config.json: no case, left out\n")
+            sys.stderr.write(f"{folder} describes no network in a config.json: no case, left out\n")
     if not cases:
         return 2
     for folder in cases:
