@@ -106,7 +106,7 @@ def test_equal_to_all_edges_at_once(name: str, tile: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["v2", "v3", "equiformer", "et"])
-def test_forces_alone_keep_nothing_and_ask_for_no_gradient_of_weights(name: str) -> None:
+def test_forces_alone_keep_nothing(name: str) -> None:
     model = build(name).eval()
     graph = cluster(model)
     _, _, expected = forces(model, graph)

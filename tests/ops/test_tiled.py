@@ -62,6 +62,30 @@ def test_only_some_inputs_need_gradients(needs: list[bool]) -> None:
     assert gradgradcheck(by_tiles, tuple(tensors))
 
 
+def test_no_gradient_of_weights_is_computed_where_none_is_asked_for() -> None:
+    """``needs_input_grad`` would say that the weight needs one."""
+    weight, x, edge = inputs()
+    asked: list[bool] = []
+
+    def watched(tile: Tile, *tensors: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            asked.append(tensors[0].requires_grad)
+        return messages(tile, *tensors)
+
+    def force() -> Tensor:
+        total = tiled(watched, TILES, whole=[weight], atoms=[2 * x], edges=[edge]).sin().sum()
+        return torch.autograd.grad(total, x, create_graph=True)[0]
+
+    force()
+    assert asked == [False] * len(TILES)
+    force().square().sum().backward()
+    assert asked[-len(TILES) :] == [True] * len(TILES)
+    plain = messages(tiles_of(PAIRS, 5, 9)[0], weight, 2 * x[tiles_of(PAIRS, 5, 9)[0].atoms], edge).sin().sum()
+    (expected,) = torch.autograd.grad(plain, x, create_graph=True)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), weight)
+    torch.testing.assert_close(weight.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
 def test_a_third_derivative_is_refused() -> None:
     tensors = inputs()
     (first,) = torch.autograd.grad(by_tiles(*tensors).square().sum(), tensors[1], create_graph=True)
