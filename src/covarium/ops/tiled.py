@@ -201,11 +201,11 @@ class _TiledGradient(torch.autograd.Function):
                 out = call.function(tile, *leaves)
                 asked = _chosen(leaves, used)
                 first = torch.autograd.grad(out, asked, above, create_graph=True, allow_unused=True)
-                terms = [(f * c).sum() for f, c in zip(first, given, strict=True) if f is not None]
-                product = torch.stack(terms).sum() if terms else above.new_zeros(())
-            if not product.requires_grad:
+            pairs = [(f, c) for f, c in zip(first, given, strict=True) if f is not None and f.requires_grad]
+            if not pairs:
                 continue
-            second = torch.autograd.grad(product, [above, *_chosen(leaves, needs)], allow_unused=True)
+            values, weights = zip(*pairs, strict=True)
+            second = torch.autograd.grad(values, [above, *_chosen(leaves, needs)], weights, allow_unused=True)
             if of_gradient is not None and second[0] is not None:
                 of_gradient[rows] = second[0]
             sums.add(tile, second[1:])
