@@ -37,6 +37,7 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB
 SMALLEST, LARGEST = 64, 8192  # edges of a tile; larger ones are no faster
 # what allocators and libraries take beside tensors: measured on the CPU, 1.3 to 1.5 times and 50 MB
 SLACK, FIXED = 1.5, 10**8
+EVALUATED = 2048  # edges of a tile, at most, in the evaluation at the end of a run
 PREDICTED = 20_000  # cost of a batch of small structures in evaluation and prediction
 
 
@@ -142,6 +143,12 @@ def of_training(plan: Plan) -> Plan:
     model.tile = found.tile
     config = config.model_copy(update={"tile": found.tile or "all"})
     return replace(plan, config=config, findings=[*plan.findings, Finding("memory", *found.line())])
+
+
+def of_evaluation(plan: Plan, task: Any) -> None:  # noqa: ANN401 - the kind's own class
+    """Tiles of the trained task where the plan names a memory: batches of evaluation may hold more than a step does."""
+    if isinstance(task.model, AtomModel) and plan.config.tile is not None:
+        task.model.tile = min(plan.task.model.tile or EVALUATED, EVALUATED)
 
 
 def of_structures(task: Potential | Property, structures: Sequence[Atoms], memory: str) -> str:
