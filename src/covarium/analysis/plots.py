@@ -299,6 +299,18 @@ def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None
     return figure
 
 
+def scaling(atoms: np.ndarray, seconds: np.ndarray, memory: np.ndarray) -> Figure:
+    """Seconds of a step and bytes of memory over the number of atoms, each beside the straight proportion."""
+    figure, (left, right) = new_figure("scaling", 9.0, 3.6, 1, 2)
+    for ax, values, name in ((left, 1e3 * seconds, "ms / step"), (right, memory / 2**20, "memory (MiB)")):
+        ax.plot(atoms, values, color=BLUE, marker="o", markersize=4)
+        ax.plot(atoms, values[-1] * atoms / atoms[-1], color=GREY, linestyle="--", linewidth=1)
+        ax.set(xlabel="atoms", ylabel=name)
+        _logarithmic(ax, "x", atoms)
+        _logarithmic(ax, "y", values)
+    return figure
+
+
 def new_figure(
     label: str, width: float, height: float, rows: int, columns: int, *, sharex: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
