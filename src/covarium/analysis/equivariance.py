@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from covarium.algebra.rotations import random_rotations
-from covarium.analysis.check import Check, Probe, largest
+from covarium.analysis.check import AnyProbe, Check, largest
 from covarium.data import Frame
 from covarium.errors import CovariumError, nearest
+from covarium.tasks import Prediction
 
 Sampler = Callable[[int, torch.Generator], Iterable[Any]]
 
@@ -110,11 +111,13 @@ def _larger(one: Deviation, other: Deviation) -> Deviation:
     return Deviation(largest((one.absolute, other.absolute)), largest((one.relative, other.relative)))
 
 
-def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: int = 20, seed: int = 0) -> list[Check]:
-    """Relative deviation of energy, forces and stress under the group that the model declares.
+def equivariance(
+    probe: AnyProbe, frame: Frame, *, level: float = 1e-10, samples: int = 20, seed: int = 0
+) -> list[Check]:
+    """Relative deviation of energy, forces and stress, or of a property, under the group that the model declares.
 
     Args:
-        probe: the potential.
+        probe: of the task.
         frame: where to look; bonds exactly on axes compare special frames of an edge with general ones.
         level: highest relative deviation.
         samples: random elements.
@@ -128,7 +131,7 @@ def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: i
     ]
 
 
-def inversion(probe: Probe, frame: Frame) -> Check:
+def inversion(probe: AnyProbe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
     group = probe.group
     found = check_equivariance(probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1)
@@ -138,14 +141,14 @@ def inversion(probe: Probe, frame: Frame) -> Check:
     return Check("inversion", value, 1e-10)
 
 
-def translation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def translation(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Shift every atom by the same random vector of about 10 Å."""
     shift = np.random.default_rng(seed).normal(size=3) * 6
     moved = replace(frame, positions=frame.positions + shift)
     return _same("translation", probe, frame, moved, level, f"by {np.linalg.norm(shift):.1f} Å")
 
 
-def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def permutation(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Number the atoms in another order."""
     order = np.random.default_rng(seed).permutation(len(frame.numbers))
     arrays = {name: getattr(frame, name)[order] for name in ("numbers", "positions", "fixed", "tags")}
@@ -153,7 +156,7 @@ def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int =
     return _same("permutation", probe, frame, moved, level, "", order)
 
 
-def lattice_wraps(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def lattice_wraps(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Move every atom by random lattice vectors, up to two each way, along the periodic directions.
 
     Raises:
@@ -167,11 +170,11 @@ def lattice_wraps(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int
 
 
 def _same(
-    name: str, probe: Probe, frame: Frame, moved: Frame, level: float, note: str, order: np.ndarray | None = None
+    name: str, probe: AnyProbe, frame: Frame, moved: Frame, level: float, note: str, order: np.ndarray | None = None
 ) -> Check:
     """Relative deviation between the answers for ``frame`` (its atoms taken in ``order``) and ``moved``."""
     expected = probe(frame)
-    if order is not None:
+    if order is not None and isinstance(expected, Prediction):
         index = torch.as_tensor(order, device=probe.device)
         forces = None if expected.forces is None else expected.forces[index]
         expected = replace(expected, atom_energy=expected.atom_energy[index], forces=forces)
