@@ -56,7 +56,7 @@ MEASURED = (
 )
 # levels, displacements and simulated times are settings
 POINT = r"(?<!≤ )(?<!±)(?<!h = )" + NUMBER + r"(?:\.\d+)?(?:e[-+]?\d+)?(?! (?:fs|ps)\b)(?![\d.])"
-DIGITS = 3  # that a measured number has, if it has a point; settings such as 0.5 have fewer
+DIGITS = 3  # that a measured number without a sign has, if it has a point; settings such as 0.5 have fewer
 # without a point, beside numbers with one: counts have commas, measured ones have none
 LARGE = r"(?<![\w.,])\d{4,}(?![\w.,])"
 
@@ -150,7 +150,8 @@ def normal(line: str) -> str:
     def sign(number: re.Match[str]) -> str:
         mantissa, _, exponent = number[0].partition("e")
         digits = re.sub(r"\D", "", mantissa).lstrip("0")
-        measured = exponent or ("." in mantissa and len(digits) >= (1 if "#" in line else DIGITS))
+        few = 1 if "#" in line or mantissa[0] in "+-" else DIGITS
+        measured = exponent or ("." in mantissa and len(digits) >= few)
         return "#" if measured else number[0]
 
     for pattern in MEASURED:

@@ -73,7 +73,7 @@ def test_pages_print_what_stands_there(tmp_path):
         (["(num_layers 1, lmax 2)"], ["(num_layers 1, lmax 3)"], False),
         (["H   120   316.7   0.91"], ["H   120   301.2   0.92"], True),
         (["H   120   316.7   0.91"], ["H   121   316.7   0.91"], False),
-        (["force vector  1019  0.5"], ["force vector  998.3  0.4"], True),
+        (["force vector  1019  23.50"], ["force vector  998.3  23.02"], True),
         (["cutoff 5 Å  (chosen)"], ["cutoff 6 Å  (chosen)"], False),
         (["100 steps of 0.5 fs, nve, 100 K"], ["100 steps of 0.25 fs, nve, 100 K"], False),
         (["100 steps of 0.5 fs, nve, 100 K"], ["100 steps of 0.5 fs, nve, 300 K"], False),
