@@ -49,6 +49,7 @@ NUMBER = r"(?<![\w.,])[-+]?\d[\d,]*"
 MEASURED = (
     r"\b\d+\.\d+\.\d+(?:\+\w+)?",  # versions
     NUMBER + r"(?:\.\d+)?(?:e[-+]?\d+)? ?(?:s|ms|min|h|KiB|MiB|GiB)\b",  # durations and sizes
+    r"(?<=per step, )\d+(?= epochs)",  # that fit into a time
     r"(?<=mean temperature )\d+",
     r"^\d+(?= steps: (?:converged|not converged))",
     r"(?<=gain over local updates )\s*[\d.]+",
