@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# in order; the others need no files of each other
+# in this order: dynamics starts from what relaxation left
 COMMANDS = (
     "train",
     "evaluate",

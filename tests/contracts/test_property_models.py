@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases_torchmd_et import TINY
 from contract_case import ELEMENTS, Case, build
 
 from covarium.analysis import consistency, equivariance, smoothness
-from covarium.analysis.check import PropertyProbe, axes_star, cluster
+from covarium.analysis.check import PropertyProbe, axes_star, cluster, structure
 from covarium.analysis.suite import check_property
 from covarium.physics import LennardJones
 from covarium.tasks import Property, PropertySemantics
@@ -45,6 +46,19 @@ def test_every_readout_passes(output: str, readout: str) -> None:
     assert {"translation", "permutation", "batch = single", "repeat", "float32 against float64"} <= names
     assert "slope jump at cutoff (scale/Å)" in names and "isolated atom (scale, scale/Å)" in names
     assert ("lattice wraps" in names) == (output not in ("dipole", "equivariant_dipole", "spatial_extent"))
+
+
+@pytest.mark.parametrize(("output", "readout"), [("vector", "value"), ("dipole", "value"), ("dipole", "length")])
+def test_what_vanishes_by_symmetry(output: str, readout: str) -> None:
+    """Methane's dipole moment is zero: nothing is relative to it, and its length has a cusp there."""
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.63
+    methane = structure([6, 1, 1, 1, 1], np.concatenate([np.zeros((1, 3)), corners]))
+    one = task(output, readout)
+    assert PropertyProbe(one)(methane).value.abs().max() < 1e-12
+    checks = list(check_property(one, [methane], spacing=SPACING))
+    assert [c for c in checks if not c.passed] == []
+    unjudged = [c for c in checks if c.name.startswith("slope =") and c.level is None]
+    assert len(unjudged) == (readout == "length")
 
 
 class Broken(LennardJones):

@@ -19,6 +19,7 @@ from covarium.systems import AtomGraph, GraphSpec, atom_graph
 from covarium.tasks import Potential, Prediction, Property, PropertyPrediction
 
 MAX_COST = 20_000  # edges + 4 atoms in one pass
+CUSP = 0.03  # of the scale: beyond it, differences over 1e-4 Å say the slope of a length to 1e-8
 DIRECTION = (0.36, 0.48, 0.8)  # of unit length, on no axis
 
 
@@ -59,6 +60,7 @@ class Probe:
     a relative one would vanish, and an absolute one be lost in rounding. Neighbours are found anew for every frame.
     """
 
+    floor = 0.0
     words = Words("energy", "eV", "force", "eV/Å", "forces = −dE/dr (eV/Å)")
 
     def __init__(self, potential: Potential, dtype: torch.dtype = torch.float64) -> None:
@@ -111,7 +113,12 @@ class PropertyProbe:
     scale to be one, so that deviations are those of what the model says, in units of the scale.
 
     Where one number is needed, it is a vector's component along ``DIRECTION``; its slope is −∂y/∂r, as a force is.
+
+    Attributes:
+        floor: of the scale; deviations of smaller values, which may vanish by symmetry, are told relative to it.
     """
+
+    floor = 1e-3
 
     words = Words("value", "scale", "slope", "scale/Å", "slope = −dy/dr (scale/Å)")
     conservative = True
@@ -137,6 +144,10 @@ class PropertyProbe:
 
     def __call__(self, frame: Frame) -> PropertyPrediction:
         return self.predict(self.system([frame]))
+
+    def near_cusp(self, frame: Frame) -> bool:
+        """Whether the value is the length of a vector that nearly vanishes, where it has no derivative."""
+        return self.task.readout == "length" and bool(self(frame).value.abs().max() < CUSP)
 
     def in_dtype(self, dtype: torch.dtype) -> PropertyProbe:
         """The same task in another precision."""

@@ -24,7 +24,7 @@ def batch_equals_single(probe: AnyProbe, frames: Sequence[Frame], *, level: floa
     # stress exists in a batch only when every structure has a volume
     known = [field.name for field in fields(together) if getattr(together, field.name) is not None]
     joined = {name: torch.cat([getattr(p, name) for p in alone]) for name in known}
-    value = largest(d.relative for d in deviations(together, type(together)(**joined)).values())
+    value = largest(d.relative for d in deviations(together, type(together)(**joined), probe.floor).values())
     return Check("batch = single", value, level, f"{len(frames)} structures")
 
 
@@ -126,7 +126,7 @@ def deterministic(probe: AnyProbe, frames: Sequence[Frame]) -> Check:
 
 def single_precision(probe: AnyProbe, frame: Frame, *, level: float = 1e-3) -> Check:
     """Relative deviation in float32 from float64, of forces, or of a property."""
-    found = deviations(probe.in_dtype(torch.float32)(frame), probe(frame))
+    found = deviations(probe.in_dtype(torch.float32)(frame), probe(frame), probe.floor)
     value, unit = (found["forces"], "eV/Å") if "forces" in found else (found["value"], probe.words.unit)
     return Check("float32 against float64", value.relative, level, f"largest difference {value.absolute:.1e} {unit}")
 

@@ -62,6 +62,7 @@ def check_equivariance(
     group: str | Sampler,
     samples: int = 20,
     seed: int = 0,
+    floor: float = 0.0,
 ) -> dict[str, Deviation]:
     """How far predict(g·system) is from g·predict(system), for random elements g.
 
@@ -71,6 +72,7 @@ def check_equivariance(
         group: a name in ``GROUPS``, or a function (count, generator) → elements, e.g. stacked on the first axis.
         samples: number of elements.
         seed: of the elements.
+        floor: as for ``deviations``.
 
     Returns:
         The largest deviation per output.
@@ -84,13 +86,17 @@ def check_equivariance(
     reference = predict(system)
     worst: dict[str, Deviation] = {}
     for g in sampler(samples, torch.Generator().manual_seed(seed)):
-        found = deviations(predict(system.transform(g)), reference.transform(g))
+        found = deviations(predict(system.transform(g)), reference.transform(g), floor)
         worst = {name: _larger(worst.get(name, deviation), deviation) for name, deviation in found.items()}
     return worst
 
 
-def deviations(one: Any, other: Any) -> dict[str, Deviation]:  # noqa: ANN401 - any dataclass of tensors
+def deviations(one: Any, other: Any, floor: float = 0.0) -> dict[str, Deviation]:  # noqa: ANN401 - any dataclass
     """Largest difference per field of two predictions of the same kind.
+
+    Args:
+        one, other: dataclasses of tensors.
+        floor: the least magnitude that a relative difference is told of.
 
     Raises:
         CovariumError: a prediction is not a dataclass.
@@ -102,7 +108,7 @@ def deviations(one: Any, other: Any) -> dict[str, Deviation]:  # noqa: ANN401 - 
         a, b = getattr(one, field.name), getattr(other, field.name)
         if isinstance(a, Tensor) and isinstance(b, Tensor) and b.numel():
             absolute = float((a - b).abs().max())
-            scale = float(b.abs().max())
+            scale = max(float(b.abs().max()), floor)
             found[field.name] = Deviation(absolute, absolute / scale if scale > 0 else absolute)
     return found
 
@@ -124,7 +130,7 @@ def equivariance(
         seed: of the elements.
     """
     group = probe.group
-    found = check_equivariance(probe.predict, probe.system([frame]), group, samples, seed)
+    found = check_equivariance(probe.predict, probe.system([frame]), group, samples, seed, probe.floor)
     return [
         Check(f"{group} {name}", d.relative, level, f"{samples} elements, largest {d.absolute:.1e}")
         for name, d in found.items()
@@ -134,7 +140,9 @@ def equivariance(
 def inversion(probe: AnyProbe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
     group = probe.group
-    found = check_equivariance(probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1)
+    found = check_equivariance(
+        probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1, floor=probe.floor
+    )
     value = largest(d.relative for d in found.values())
     if group in ("SE(3)", "SO(3)"):
         return Check("inversion", value, None, f"the model is {group}: it may tell a molecule from its mirror image")
@@ -178,5 +186,5 @@ def _same(
         index = torch.as_tensor(order, device=probe.device)
         forces = None if expected.forces is None else expected.forces[index]
         expected = replace(expected, atom_energy=expected.atom_energy[index], forces=forces)
-    found = deviations(probe(moved), expected)
+    found = deviations(probe(moved), expected, probe.floor)
     return Check(name, largest(d.relative for d in found.values()), level, note)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from covarium.analysis.check import AnyProbe, Check, Probe, largest, structure
+from covarium.analysis.check import AnyProbe, Check, Probe, PropertyProbe, largest, structure
 from covarium.data import Frame
 from covarium.errors import CovariumError
 
@@ -26,7 +26,8 @@ def finite_difference_forces(
     """Largest |F + dE/dr| in eV/Å, or |slope + dy/dr| of a property, over the components of the frame, or over a random
     ``components`` of them.
 
-    Direct forces are reported without a level: they are not meant to be a derivative.
+    Direct forces are reported without a level, since they are not meant to be a derivative; so is the length of a
+    vector that vanishes, which has none.
     """
     _, predicted = probe.with_slope([frame])
     if predicted is None:
@@ -45,6 +46,10 @@ def finite_difference_forces(
     note = f"{len(chosen)} components, 5 points, h = {h:g} Å"
     if not probe.conservative:
         return Check(probe.words.derivative, float(error), None, "direct forces are not a derivative; " + note)
+    if isinstance(probe, PropertyProbe) and probe.near_cusp(frame):
+        return Check(
+            probe.words.derivative, float(error), None, "a length has no slope where its vector vanishes; " + note
+        )
     return Check(probe.words.derivative, float(error), level, note)
 
 
