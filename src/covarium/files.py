@@ -14,7 +14,7 @@ from covarium.errors import CovariumError
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary name in the same folder, then move that file onto ``path``.
 
-    Killed at any moment, the old file or the new one is there, complete.
+    Killed at any moment, the old file or the new one is there, complete; when ``write`` raises, nothing else is.
 
     Raises:
         CovariumError: writing failed; whatever was at ``path`` is still there.
@@ -30,6 +30,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         place.unlink(missing_ok=True)
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise CovariumError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
 
 
 def replace_text(path: Path, text: str) -> None:

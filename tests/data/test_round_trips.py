@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import time
@@ -16,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spring_waters import waters
 
-from covarium.data import Frame, read, store_writing
+from covarium.data import Frame, read, store_writing, writers
 from covarium.data.convert import convert
+from covarium.data.formats import load
 from covarium.data.store import Rest, Store
 from covarium.data.store_writing import Writer
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 
 FORMATS = (".frames", ".extxyz", ".traj", ".db", ".aselmdb", ".npz", ".h5")
 number = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x + 0.0)  # no −0, which JSON and text keep as they like
@@ -230,6 +233,65 @@ def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None
     assert killed >= 3
     for path in sorted((tmp_path / "whole.frames").iterdir()):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".traj", ".db", ".aselmdb", ".npz", ".h5"])
+def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
+    """From our own set to another format: extended xyz goes on after the blocks it has, the others begin anew; what
+    comes out is whole, the same, and alone in its folder."""
+    source = tmp_path / "a.extxyz"
+    ase.io.write(source, rich(120))
+    small_blocks(source, tmp_path / "own.frames")
+    convert(tmp_path / "own.frames", tmp_path / f"whole{suffix}")
+    folder = tmp_path / "new"
+    folder.mkdir()
+    out = folder / f"b{suffix}"
+    context, rng, killed = multiprocessing.get_context("fork"), np.random.default_rng(), 0
+    journal = folder / f"{out.name}.partial" / f"{out.name}.journal"
+    place = folder / f".{out.name}.tmp"
+    continued = suffix == ".extxyz"
+    while not out.exists():
+        before = journal.stat().st_mtime_ns if journal.exists() else 0
+        process = context.Process(target=convert, args=(tmp_path / "own.frames", out))
+        process.start()
+        while process.is_alive():
+            begun = journal.exists() and journal.stat().st_mtime_ns > before if continued else place.exists()
+            if killed < 4 and begun:
+                time.sleep(rng.uniform(0, 0.02))
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.join(100)
+        killed += process.exitcode == -signal.SIGKILL
+        if continued and journal.exists():
+            blocks = json.loads(journal.read_text())["blocks"]
+            assert blocks >= killed  # at least one more each time
+    assert killed >= 1
+    assert [path.name for path in folder.iterdir()] == [out.name]
+    if suffix == ".db":  # holds the time of writing
+        assert [r.values["energy"] for r in load(out, {}, None)] == [
+            r.values["energy"] for r in load(tmp_path / "whole.db", {}, None)
+        ]
+    else:
+        assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+def test_a_text_half_written_of_another_set_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_writing, "BLOCK", 2)
+    for name, count in (("a", 6), ("b", 9)):
+        ase.io.write(tmp_path / f"{name}.extxyz", rich(count)[-6:])
+        convert(tmp_path / f"{name}.extxyz", tmp_path / f"{name}.frames")
+
+    def stop(path: Path, text: str) -> None:
+        replace_text(path, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writers, "replace_text", stop)
+        convert(tmp_path / "a.frames", tmp_path / "out.xyz")
+    convert(tmp_path / "b.frames", tmp_path / "out.xyz")
+    convert(tmp_path / "b.frames", tmp_path / "whole.xyz")
+    assert (tmp_path / "out.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
 
 
 def test_another_conversion_and_a_changed_source_are_not_continued(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from covarium.data.reading import check_arguments, stored_contents
 from covarium.data.record import Record
 from covarium.data.store import SUFFIX, Store, is_store
 from covarium.data.store_writing import Writer
-from covarium.data.writers import WRITERS
+from covarium.data.writers import CONTINUED, WRITERS
 from covarium.errors import CovariumError, nearest
-from covarium.files import replace_file, replace_text
+from covarium.files import held, replace_file, replace_text
 
 SAMPLE = 2000  # first records, by which keys and units are chosen
 PARTIAL = ".partial"
@@ -87,9 +87,11 @@ def convert(
     if is_store(source) and out.suffix != SUFFIX and limit is None:
         if keys or units:
             raise CovariumError(f"{source} has its keys and units from its conversion; leave them out")
-        store, stage_used = Store(source), False
+        if is_store(stage):
+            raise CovariumError(f"'{stage}' belongs to another conversion; remove it, or choose another name")
+        store = Store(source)
     else:
-        resumed, stage_used = _fill(stage, source, plan, progress), True
+        resumed = _fill(stage, source, plan, progress)
         store = Store(stage)
     header = store.header
     result = Conversion(out, len(store), stored_contents([store]), header["notes"], header["left_out"], resumed)
@@ -98,12 +100,16 @@ def convert(
         return result
 
     def write(place: Path) -> None:
-        place.unlink(missing_ok=True)  # what a killed conversion left would be added to
-        WRITERS[out.suffix](place, store)
+        if out.suffix in CONTINUED:
+            WRITERS[out.suffix](stage / out.name, store)
+            (stage / out.name).replace(place)
+        else:
+            place.unlink(missing_ok=True)  # what a killed conversion left would be added to
+            WRITERS[out.suffix](place, store)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, write)
-    if stage_used:
+    with held(stage):
+        replace_file(out, write)
+    if stage.exists():
         shutil.rmtree(stage)
     return result
 

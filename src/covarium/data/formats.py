@@ -26,7 +26,7 @@ from covarium.data.hdf5_files import hdf5_records
 from covarium.data.lmdb_files import lmdb_records
 from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS
 from covarium.data.npz_files import npz_records
-from covarium.data.processes import ProcessLost, apart
+from covarium.data.processes import ProcessLost, ProcessStalled, apart
 from covarium.data.record import GROWTH, Damage, Record, from_atoms, from_row
 from covarium.data.store import Store, is_store, stored_records
 from covarium.data.xyz import SUFFIXES, Damaged, refuse
@@ -110,6 +110,8 @@ def _one(path: Path, keys: Mapping[str, str], start: int, limit: int | None, dam
     try:
         with _unpacked(path) as plain_path:
             yield from _plain(plain_path, str(path), keys, start, limit, damaged)
+    except ProcessStalled as error:
+        raise CovariumError(f"{path} is damaged, or its disk does not answer: {error}. Else copy it again") from error
     except ProcessLost as error:
         raise CovariumError(f"{path} is truncated or damaged: {error}. Copy it again") from error
     except CovariumError as error:

@@ -7,6 +7,7 @@ same frames (time stamps of ASE's SQLite excepted).
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from covarium.data.frame import Frame
 from covarium.data.names import REST
 from covarium.data.store import COLUMNS, LABELS, Rest, Store, arrays_of, charged
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 
 Pair = tuple[Frame, Rest]
 ASE_ARRAYS = ("tags", "momenta", "masses", "initial_magmoms", "initial_charges")  # that all of ASE's formats keep
@@ -39,12 +41,15 @@ AT_ONCE = 1000  # rows of a transaction
 
 def pairs(store: Store) -> Iterator[Pair]:
     """Frames and what belongs to them, verified block by block."""
-    first = 0
-    for block, line in enumerate(store.blocks):
-        store.verify(block)
-        for k in range(first, line["totals"]["frame"]):
-            yield store.frame(k), store.rest(k)
-        first = line["totals"]["frame"]
+    for block in range(len(store.blocks)):
+        yield from pairs_of(store, block)
+
+
+def pairs_of(store: Store, block: int) -> Iterator[Pair]:
+    """Those of one block, verified."""
+    store.verify(block)
+    for k in range(store.blocks[block - 1]["totals"]["frame"] if block else 0, store.blocks[block]["totals"]["frame"]):
+        yield store.frame(k), store.rest(k)
 
 
 def as_atoms(frame: Frame, rest: Rest, *, charged: bool) -> Atoms:
@@ -75,9 +80,28 @@ def _as_row(frame: Frame, rest: Rest, index: int, charges: bool) -> tuple[AtomsR
 
 
 def write_extxyz(path: Path, store: Store) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for frame, rest in pairs(store):
-            file.write(extxyz(frame, rest, charged=charged(store.header)))
+    """Goes on with what an ended call has written of the same set, as its journal beside ``path`` knows."""
+    journal = path.with_name(f"{path.name}.journal")
+    blocks, size = _written(path, journal, store)
+    with path.open("ab") as file:
+        file.truncate(size)
+        for block in range(blocks, len(store.blocks)):
+            for frame, rest in pairs_of(store, block):
+                file.write(extxyz(frame, rest, charged=charged(store.header)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            done = {"set": store.header["sha256"], "blocks": block + 1, "bytes": file.tell()}
+            replace_text(journal, json.dumps(done))
+    journal.unlink(missing_ok=True)
+
+
+def _written(path: Path, journal: Path, store: Store) -> tuple[int, int]:
+    """Blocks of the set that are in the file for certain, and their bytes."""
+    if not (path.exists() and journal.exists()):
+        return 0, 0
+    done = json.loads(journal.read_text(encoding="utf-8"))
+    whole = done["set"] == store.header["sha256"] and path.stat().st_size >= done["bytes"]
+    return (done["blocks"], done["bytes"]) if whole else (0, 0)
 
 
 def extxyz(frame: Frame, rest: Rest, *, charged: bool) -> str:
@@ -242,6 +266,7 @@ def write_hdf5(path: Path, store: Store) -> None:
                 store.release()
 
 
+CONTINUED = (".extxyz", ".xyz")  # an ended call of the writer goes on; the others begin anew
 WRITERS: Mapping[str, Callable[[Path, Store], None]] = MappingProxyType(
     {
         ".extxyz": write_extxyz, ".xyz": write_extxyz, ".traj": write_traj, ".db": write_db, ".aselmdb": write_aselmdb,
