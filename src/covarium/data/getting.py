@@ -84,7 +84,7 @@ def get(
         for source in one.sources
     }
     if not confirmed:
-        _refuse_large(one, local)
+        _refuse_large(one, local, folder)
     arrived: dict[str, Arrived] = {}
     for source in one.sources:
         progress = None if told is None else _about(told, f"downloading {source.name}")
@@ -110,14 +110,14 @@ def _about(told: Told, what: str) -> Callable[[int, int | None], object]:
     return lambda done, total: told(what, done, total)
 
 
-def _refuse_large(one: DataSet, local: dict[str, tuple[Path, ...]]) -> None:
+def _refuse_large(one: DataSet, local: dict[str, tuple[Path, ...]], folder: Path) -> None:
     missing = [source for source in one.sources if not any(path.is_file() for path in local[source.name])]
     sizes = [source.size or 0 for source in missing]
     if missing and (one.large or sum(sizes) > LARGE):
-        size = f"{sum(sizes) / 1e9:.1f} GB" if all(sizes) else "several GB, how many is not stated"
+        size = f"{sum(sizes) / 1e9:.1f} GB" if all(sizes) else "several GB (their number is not stated)"
         raise CovariumError(
-            f"{one.name} is a download of {size} from {missing[0].url}, and needs about as much again; "
-            f"add --yes to get it into another folder with --out, or into {root()}"
+            f"{one.name} is a download of {size} from {missing[0].url}, and needs about as much room again when it is "
+            f"read; add --yes to download it into {folder / DOWNLOADS}, or --out for another folder"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,8 +70,12 @@ def permuted(count: int, sizes: tuple[int, int]) -> list[str]:
 def _permutation(job: Job) -> Parts:
     """One npz with z, R, E, F: MD17 and MD22."""
     (path,) = job.paths
-    with np.load(path, allow_pickle=False) as arrays:
-        parts = permuted(len(arrays["E"]), job.card.sizes)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            count = len(arrays["E"])
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{path} is not the official file, or damaged: {error}; remove it") from error
+    parts = permuted(count, job.card.sizes)
     yield from zip(parts, stream(path, {}), strict=True)
 
 
