@@ -227,10 +227,14 @@ def test_3bpa(folder: Path) -> None:
         text = ""
         for place, energy, force in zip(positions, values, forces, strict=True):
             rows = [" ".join(map(str, (x, *p, *f))) for x, p, f in zip("OHH", place, force, strict=True)]
-            text += f'3\nProperties=species:S:1:pos:R:3:forces:R:3 energy={energy} pbc="F F F"\n' + "\n".join(rows) + "\n"
+            text += (
+                f'3\nProperties=species:S:1:pos:R:3:forces:R:3 energy={energy} pbc="F F F"\n' + "\n".join(rows) + "\n"
+            )
         (folder / source.name).write_text(text)
     (folder / atoms.name).write_text(
-        "".join(f'1\nProperties=species:S:1:pos:R:3 energy={e} pbc="F F F"\n{x} 0 0 0\n' for x, e in (("H", -1), ("O", -9)))
+        "".join(
+            f'1\nProperties=species:S:1:pos:R:3 energy={e} pbc="F F F"\n{x} 0 0 0\n' for x, e in (("H", -1), ("O", -9))
+        )
     )
     got = getting.get(one)
     found = parts(got)

@@ -1,7 +1,8 @@
-"""Files from the network, once: resumable, complete or absent, checked against a published hash or the first download."""
+"""Files from the network, once: resumable, complete or absent, the same as published or as when they first came."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -88,9 +89,10 @@ def fetch(
             sha256 = _checked(path, source, folder)
             return Arrived(path, sha256, "downloaded before" if path == place else "local copy")
     with held(folder):
-        if source.size is not None and shutil.disk_usage(folder).free < source.size:
+        free = shutil.disk_usage(folder).free
+        if source.size is not None and free < source.size:
             raise CovariumError(
-                f"{source.name} needs {source.size:,} bytes and '{folder}' has {shutil.disk_usage(folder).free:,} free; "
+                f"{source.name} needs {source.size:,} bytes and '{folder}' has {free:,} free; "
                 "choose another --out, or set COVARIUM_DATA"
             )
         part = _download(source, place, progress, pause)
@@ -173,7 +175,7 @@ def _download(source: Source, place: Path, progress: Progress | None, pause: flo
                     f"{source.url} answers {error.code} {error.reason}. {_by_hand(source, place)}"
                 ) from error
             if _local(error):
-                raise CovariumError(f"cannot write {part}: {error.strerror}; what came so far is kept") from error
+                raise CovariumError(f"cannot write {part}: {error}; what came so far is kept") from error
             have = part.stat().st_size if part.exists() else 0
             failed = 1 if have > before >= 0 else failed + 1
             before = have
@@ -185,8 +187,9 @@ def _download(source: Source, place: Path, progress: Progress | None, pause: flo
 
 
 def _local(error: Exception) -> bool:
-    """Whether an error is of the disk, not of the network."""
-    return type(error) is OSError and error.filename is not None or getattr(error, "errno", None) in (28, 122)
+    """Whether an error is of the disk, not of the network: it names a file, or there is no room."""
+    network = isinstance(error, urllib.error.URLError) or not isinstance(error, OSError)
+    return not network and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _by_hand(source: Source, place: Path) -> str:

@@ -78,7 +78,7 @@ def get(
     if (place / CARD).is_file():
         card = yaml.safe_load((place / CARD).read_text(encoding="utf-8"))
         return Got(place, card, _commands(one, place), [])
-    places = [base for base in dict.fromkeys((folder, root()))]
+    places = list(dict.fromkeys((folder, root())))
     local = {
         source.name: tuple(base / sub / source.name for base in places for sub in ("", one.name, DOWNLOADS))
         for source in one.sources
@@ -121,7 +121,9 @@ def _refuse_large(one: DataSet, local: dict[str, tuple[Path, ...]], folder: Path
         )
 
 
-def _write(job: Job, stage: Path, progress: Callable[[int, int | None], object] | None) -> tuple[dict[str, int], list[str]]:
+def _write(
+    job: Job, stage: Path, progress: Callable[[int, int | None], object] | None
+) -> tuple[dict[str, int], list[str]]:
     """The parts as sets of ours; frames of each, and what was found."""
     one = job.card
     wanted = {*one.keys.values(), *one.keep, MOLECULE} if one.keys else None

@@ -24,9 +24,7 @@ MOLECULE = "molecule"  # the key under which the name of the group is given, for
 STRUCTURE = "structure"  # that of a group of a single structure, whose molecule is the group around it
 
 
-def hdf5_records(
-    path: Path, source: str, start: int, only: Collection[str] | None = None
-) -> Iterator[Record | Damage]:
+def hdf5_records(path: Path, source: str, start: int, only: Collection[str] | None = None) -> Iterator[Record | Damage]:
     """The records from ``start`` on, groups in the order of their names; in our own columns also what is damaged.
 
     Args:

@@ -64,9 +64,7 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
         yield from_values(numbers[index][real], positions[index][real], cells[index], pbc[index], values, source, index)
 
 
-def _joined(
-    arrays: Mapping[str, np.ndarray], structure: tuple[str, str], source: str, start: int
-) -> Iterator[Record]:
+def _joined(arrays: Mapping[str, np.ndarray], structure: tuple[str, str], source: str, start: int) -> Iterator[Record]:
     """Structures of different sizes one after another; whole numbers for positions are in the unit of length too.
 
     Raises:
@@ -76,8 +74,9 @@ def _joined(
     found = [name for name in arrays if plain(name) in NPZ_SIZES]
     if len(found) != 1 or positions.shape[1:] != (3,) or positions.dtype.kind not in "fiu":
         raise CovariumError(
-            f"{source}: '{structure[0]}' has shape {list(positions.shape)}: expected [frames, atoms, 3], or [atoms of all "
-            f"frames, 3] beside one array of their numbers ({', '.join(NPZ_SIZES)}); it has {_listed(arrays)}"
+            f"{source}: '{structure[0]}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
+            "[frames, atoms, 3], or [atoms of all frames, 3] beside one array of their numbers "
+            f"({', '.join(NPZ_SIZES)}); it has {_listed(arrays)}"
         )
     sizes = arrays[found[0]].astype(np.int64)
     if sizes.ndim != 1 or (sizes < 1).any() or not sizes.sum() == len(positions) == len(numbers):

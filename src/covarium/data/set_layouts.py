@@ -145,13 +145,13 @@ def qm9_molecule(text: str, source: str, index: int) -> Record:
 
 
 def uncharacterised(path: Path) -> set[int]:
-    """Indices of the molecules that failed the consistency check: rows between 9 lines of heading and one at the end."""
+    """Molecules that failed the consistency check: the rows between nine lines of heading and one at the end."""
     rows = path.read_text(encoding="utf-8").splitlines()[9:-1]
     return {int(row.split()[0]) for row in rows if row.split()}
 
 
 def qm9_references(path: Path) -> dict[str, dict[str, float]]:
-    """Target → symbol → energy of the free atom in eV, from atomref.txt; those that are zero everywhere are left out."""
+    """Target → symbol → energy of the free atom in eV, from atomref.txt, of the targets that have one."""
     found: dict[str, dict[str, float]] = {name: {} for name in ("u0", "u298", "h298", "g298")}
     for line in path.read_text(encoding="utf-8").splitlines():
         words = line.split()
@@ -253,9 +253,8 @@ def _deepmd(job: Job) -> Parts:
     symbols = job.card.member.split()
     systems: dict[str, dict[str, Path]] = {}
     for source in job.card.sources:
-        system = re.match(r"water_(data_\d+)_", source.name)
-        assert system is not None
-        systems.setdefault(system[1], {})[source.name.removeprefix(system[0])] = job.files[source.name]
+        _, first, second, file = source.name.split("_", 3)  # water_data_0_set.000_box.npy
+        systems.setdefault(f"{first}_{second}", {})[file] = job.files[source.name]
     index = 0
     for system, files in systems.items():
         species = np.array([atomic_numbers[symbols[int(k)]] for k in files["type.raw"].read_text().split()])

@@ -48,7 +48,7 @@ class DataSet:
         sources: the files.
         layout: key of ``LAYOUTS`` in ``set_layouts``.
         split: how the parts come about.
-        units: of the files.
+        units: of the official files.
         keys: label → key in the files; others are found under their usual names.
         keep: values of the files that are kept beside the labels.
         member: of an archive or a choice of the layout, what belongs to this set.
@@ -99,8 +99,8 @@ def _rmd17() -> Iterator[DataSet]:
             where="https://figshare.com/articles/dataset/Revised_MD17_dataset_rMD17_/12672038",
             sources=(archive,),
             layout="rmd17",
-            split="official: the 1000 training indices of a split, of which the last 50 are for validation, and its 1000 "
-            "test indices; the authors warn against training on more than 1000 structures",
+            split="official: the 1000 training indices of a split, of which the last 50 are for validation, and its "
+            "1000 test indices; the authors warn against training on more than 1000 structures",
             units=KCAL,
             keys={"energy": "energies", "forces": "forces"},
             keep=("old_indices", "old_energies"),
@@ -130,8 +130,8 @@ def _md17() -> Iterator[DataSet]:
             where="http://www.sgdml.org",
             sources=(Source(f"{GDML}/data/npz/{file}.npz", f"{file}.npz", size and size * 2**20),),
             layout="permutation",
-            split="of Equiformer and ET: numpy default_rng(1).permutation of the file, 950 training, 50 validation, the "
-            "rest for test",
+            split="of Equiformer and ET: numpy default_rng(1).permutation of the file, 950 training, 50 validation, "
+            "the rest for test",
             units=KCAL,
             keys={"energy": "E", "forces": "F"},
             sizes=(950, 50),
@@ -206,15 +206,14 @@ def _qm9() -> Iterator[DataSet]:
         "10.1038/sdata.2014.22",
         where="https://doi.org/10.6084/m9.figshare.c.978904",
         sources=(
-            Source(
-                f"{FIGSHARE}/3195389", "dsgdb9nsd.xyz.tar.bz2", 86_144_227, "ad1ebd51ee7f5b3a6e32e974e5d54012"
-            ),
+            Source(f"{FIGSHARE}/3195389", "dsgdb9nsd.xyz.tar.bz2", 86_144_227, "ad1ebd51ee7f5b3a6e32e974e5d54012"),
             Source(f"{FIGSHARE}/3195404", "uncharacterized.txt", 486_752, "a361887bacb427b8a0ce7903d92a53b4"),
             Source(f"{FIGSHARE}/3195395", "atomref.txt", 964, "2d30b2df8329d8fd805c0a4d158a0a0f"),
         ),
         layout="qm9",
-        split="of Equiformer and ET: without the 3,054 uncharacterised molecules, numpy default_rng(1).permutation of the "
-        "others, 110,000 training, 10,000 validation, the rest for test",
+        split="of Equiformer and ET: without the 3,054 uncharacterised molecules, numpy default_rng(1).permutation of "
+        "the others, 110,000 training, 10,000 validation, the rest for test",
+        units=ATOMIC,
         sizes=(110_000, 10_000),
         train=("train", f"{THREE} --recipe torchmd-et-qm9 --property homo"),
     )
@@ -271,8 +270,8 @@ def _molecules() -> Iterator[DataSet]:
         frames=None,
         theory="wB97X/6-31G(d)",
         licence="MIT",
-        citation="D. P. Kovács et al., J. Chem. Theory Comput. 17, 7696 (2021), doi 10.1021/acs.jctc.1c00647; I. Batatia "
-        "et al., arXiv 2205.06643",
+        citation="D. P. Kovács et al., J. Chem. Theory Comput. 17, 7696 (2021), doi 10.1021/acs.jctc.1c00647; "
+        "I. Batatia et al., arXiv 2205.06643",
         where="https://github.com/davkovacs/BOTNet-datasets",
         sources=tuple(Source(f"{BOTNET}/{file}.xyz", f"3bpa_{file}.xyz") for file in bpa),
         layout="3bpa",
@@ -309,8 +308,9 @@ def _molecules() -> Iterator[DataSet]:
         frames=None,
         theory="wB97M-D3(BJ)/def2-TZVPPD",
         licence="CC0-1.0",
-        citation="P. Eastman et al., Sci. Data 10, 11 (2023), doi 10.1038/s41597-022-01882-6; P. Eastman, B. P. Pritchard, "
-        "J. D. Chodera, T. E. Markland, J. Chem. Theory Comput. 20, 8583 (2024), doi 10.1021/acs.jctc.4c00794",
+        citation="P. Eastman et al., Sci. Data 10, 11 (2023), doi 10.1038/s41597-022-01882-6; P. Eastman, "
+        "B. P. Pritchard, J. D. Chodera, T. E. Markland, J. Chem. Theory Comput. 20, 8583 (2024), doi "
+        "10.1021/acs.jctc.4c00794",
         where="https://doi.org/10.5281/zenodo.10975225",
         sources=(
             Source(
@@ -336,8 +336,8 @@ def _molecules() -> Iterator[DataSet]:
         frames=400,
         theory="PBE0+TS",
         licence="LGPL-3.0 (of its repository)",
-        citation="H.-Y. Ko et al., Mol. Phys. 117, 3269 (2019), doi 10.1080/00268976.2019.1652366; L. Zhang et al., Phys. "
-        "Rev. Lett. 120, 143001 (2018), doi 10.1103/PhysRevLett.120.143001",
+        citation="H.-Y. Ko et al., Mol. Phys. 117, 3269 (2019), doi 10.1080/00268976.2019.1652366; L. Zhang et al., "
+        "Phys. Rev. Lett. 120, 143001 (2018), doi 10.1103/PhysRevLett.120.143001",
         where="https://github.com/deepmodeling/deepmd-kit/tree/master/examples/water",
         sources=tuple(Source(f"{DEEPMD}/{file}", "water_" + file.replace("/", "_")) for file in files),
         layout="deepmd",
