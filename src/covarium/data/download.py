@@ -188,8 +188,9 @@ def _download(source: Source, place: Path, progress: Progress | None, pause: flo
 
 def _local(error: Exception) -> bool:
     """Whether an error is of the disk, not of the network: it names a file, or there is no room."""
-    network = isinstance(error, urllib.error.URLError) or not isinstance(error, OSError)
-    return not network and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT))
+    if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
+        return False
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _by_hand(source: Source, place: Path) -> str:
