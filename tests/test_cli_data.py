@@ -93,9 +93,9 @@ def test_a_set_from_local_files_is_trained_on(tmp_path: Path) -> None:
     assert got.returncode == 0, got.stderr
     assert "licence" in got.stdout and "MIT" in got.stdout and "train_300K 62" in got.stdout
     command = next(line for line in got.stdout.splitlines() if line.startswith("  covarium train ")).split()[1:]
-    run = covarium(tmp_path, *command, "--set", "data.valid_part=5", "--time", "2s", "--threads", "1", "--out", "run")
+    run = covarium(tmp_path, *command, "--set", "data.valid_part=5", "--time", "2s", "--threads", "1")
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "run" / "best.safetensors").is_file()
+    assert (tmp_path / "runs" / "3bpa" / "best.safetensors").is_file()
 
 
 def _water(rng: np.random.Generator) -> str:

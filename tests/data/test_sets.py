@@ -84,7 +84,7 @@ def test_md17(folder: Path) -> None:
         assert store.labels["forces"] == len(store) and store.header["theory"] == "PBE+vdW-TS"
     assert got.commands == [
         f"covarium train {got.folder}/train.frames --valid {got.folder}/valid.frames --test {got.folder}/test.frames "
-        "--recipe torchmd-et-md17"
+        "--recipe torchmd-et-md17 --out runs/md17-aspirin"
     ]
     assert got.card["frames"] == {"test": 20, "train": 30, "valid": 10}
     assert yaml.safe_load((got.folder / "card.yaml").read_text()) == got.card
@@ -151,8 +151,8 @@ def test_qm9(folder: Path) -> None:
             assert (info["homo_unit"], info["mu_unit"], info["r2_unit"]) == ("eV", "D", "a0^2")
     references = yaml.safe_load((got.folder / "u298.yaml").read_text())["task"]["references"]
     assert references["C"] == pytest.approx((official.ATOMS["C"] + 0.001) * HARTREE)
-    assert got.commands[0].endswith("--recipe torchmd-et-qm9 --property homo")
-    assert got.commands[1].endswith(f"--recipe torchmd-et-qm9 --property u0 --config {got.folder}/u0.yaml")
+    assert got.commands[0].endswith("--recipe torchmd-et-qm9 --property homo --out runs/qm9-homo")
+    assert f"--recipe torchmd-et-qm9 --property u0 --config {got.folder}/u0.yaml --out " in got.commands[1]
 
 
 def test_a_molecule_of_qm9_that_is_none() -> None:
@@ -242,7 +242,7 @@ def test_3bpa(folder: Path) -> None:
         "test_1200K": 3, "test_300K": 3, "test_600K": 3, "train_300K": 5, "train_mixedT": 5,
     }  # fmt: skip
     np.testing.assert_allclose(energies(found["train_300K"]), [-1, -9, *official.labelled(3)[1]], rtol=0, atol=1e-12)
-    assert got.commands[0].endswith(f"--test {got.folder}/test_300K.frames --set data.valid_part=50")
+    assert got.commands[0].endswith(f"--test {got.folder}/test_300K.frames --set data.valid_part=50 --out runs/3bpa")
 
 
 def test_water(folder: Path) -> None:

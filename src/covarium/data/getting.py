@@ -178,8 +178,8 @@ def _card(one: DataSet, split: int, counts: dict[str, int], arrived: dict[str, A
 def _commands(one: DataSet, place: Path) -> list[str]:
     part, options = one.train
     paths = {path.name.removesuffix(SUFFIX): path for path in sorted(place.glob(f"*{SUFFIX}"))}
-    first = f"covarium train {place / part}{SUFFIX} {options.format(**paths)}".rstrip()
+    command = f"covarium train {place / part}{SUFFIX} {options.format(**paths)}".rstrip()
     if one.layout != "qm9":
-        return [first]
-    u0 = first.replace("--property homo", f"--property u0 --config {place / 'u0.yaml'}")
-    return [first, u0]
+        return [f"{command} --out runs/{place.name}"]
+    u0 = command.replace("--property homo", f"--property u0 --config {place / 'u0.yaml'}")
+    return [f"{command} --out runs/qm9-homo", f"{u0} --out runs/qm9-u0"]
