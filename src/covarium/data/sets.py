@@ -261,7 +261,7 @@ def _ani() -> Iterator[DataSet]:
         )
 
 
-def _molecules() -> Iterator[DataSet]:
+def _3bpa() -> Iterator[DataSet]:
     temperatures = ("300K", "600K", "1200K")
     bpa = ["train_300K", "train_mixedT", *(f"test_{t}" for t in temperatures), "iso_atoms"]
     yield DataSet(
@@ -280,6 +280,9 @@ def _molecules() -> Iterator[DataSet]:
         keep=("dihedrals",),
         train=("train_300K", "--test {test_300K} --set data.valid_part=50"),
     )
+
+
+def _qm7x() -> Iterator[DataSet]:
     md5 = ("b50c6a5d0a4493c274368cf22285503e", "4418a813daf5e0d44aa5a26544249ee6", "f7b5aac39a745f11436047c12d1eb24e",
            "26819601705ef8c14080fa7fc69decd4", "85ac444596b87812aaa9e48d203d0b70", "787fc4a9036af0e67c034a30ad854c07",
            "5ecce00a188410d06b747cb683d8d347", "c893ae88b8f5c32541c3f024fc1daa45")  # fmt: skip
@@ -302,6 +305,9 @@ def _molecules() -> Iterator[DataSet]:
         keys={"energy": "ePBE0+MBD", "forces": "totFOR"},
         keep=("structure",),
     )
+
+
+def _spice() -> Iterator[DataSet]:
     yield DataSet(
         name="spice",
         what="SPICE 2.0.1: drug-like molecules, peptides, dimers, ions",
@@ -324,6 +330,9 @@ def _molecules() -> Iterator[DataSet]:
         keys={"energy": "dft_total_energy", "forces": "forces"},
         keep=("subset", "formal_charge"),
     )  # fmt: skip
+
+
+def _water() -> Iterator[DataSet]:
     systems = (("data_0", 1), ("data_1", 2), ("data_2", 1), ("data_3", 1))
     files = [
         f"{system}/{file}"
@@ -426,7 +435,7 @@ def _materials() -> Iterator[DataSet]:
 
 
 def _all() -> Iterator[DataSet]:
-    for family in (_rmd17, _md17, _ccsd, _md22, _qm9, _ani, _molecules, _oc20, _materials):
+    for family in (_rmd17, _md17, _ccsd, _md22, _qm9, _ani, _3bpa, _qm7x, _spice, _water, _oc20, _materials):
         yield from family()
 
 
