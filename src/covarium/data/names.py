@@ -48,6 +48,8 @@ NPZ_STRUCTURE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+NPZ_SIZES = ("natoms", "natom", "numatoms")  # of each structure, where all atoms stand one after another
+
 STATED_UNITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "energy": ("energyunit", "energyunits", "eunit", "unitenergy"),
