@@ -111,7 +111,7 @@ def test_the_batch_is_smaller_for_large_samples(tmp_path: Path) -> None:
     from covarium.workflows.kinds import infer
     from covarium.workflows.making import write_tubes
 
-    for rings, expected in ((4, 64), (25, 13)):
+    for rings, expected in ((4, 64), (25, 10)):
         path = tmp_path / f"{rings}.npz"
         write_tubes(path, 3, rings, 12, 0)
         given = {"data": {"train": [path], "valid_part": 1}, "model": {"num_blocks": 1}}
