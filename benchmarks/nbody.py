@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-nbody"), help="data, runs and results; kept")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--samples", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--held-out", type=int, default=1000)
+    parser.add_argument("--held-out", type=int, default=4000)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--lr", type=float, default=1e-3)

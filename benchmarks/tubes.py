@@ -1,6 +1,6 @@
 """Wall-shear stress on tubes: errors on held-out tubes as they come, and on the same tubes turned at random.
 
-    python benchmarks/tubes.py [--work FOLDER] [--steps 1000] [--samples 400] [--models iP C centred]
+    python benchmarks/tubes.py [--work FOLDER] [--steps 3000] [--samples 400] [--models iP E centred]
 
 Tubes as `covarium make tubes` draws them: they begin along x, so that a model without symmetry can learn the direction
 by heart. Trained through `covarium train`'s own path; the error is ‖answer − target‖ / ‖target‖ of each tube, averaged.
@@ -23,7 +23,6 @@ from covarium.data.tokens import TokenSample, read_tokens
 from covarium.tasks.tokens import TokenRegression
 from covarium.workflows.making import write_tubes
 
-RINGS, AROUND = 16, 12
 PARTS = {"valid": (40, 1), "test": (200, 2)}
 
 
@@ -51,10 +50,12 @@ def judged(task: TokenRegression, test: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-tubes"), help="data, runs and results; kept")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--rings", type=int, default=8)
+    parser.add_argument("--around", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["iP", "C", "centred"])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["iP", "E", "centred"])
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -65,7 +66,7 @@ def main() -> None:
     for name, (count, seed) in {f"train-{options.samples}": (options.samples, 0), **PARTS}.items():
         data[name.split("-")[0]] = path = options.work / f"{name}.npz"
         if not path.exists():
-            write_tubes(path, count, RINGS, AROUND, seed)
+            write_tubes(path, count, options.rings, options.around, seed)
     training = {"steps": options.steps, "lr": options.lr, "eval_every": max(options.steps // 20, 1)}
     training |= {"seed": options.seed, "batch_size": options.batch}
     rows = []
@@ -76,8 +77,9 @@ def main() -> None:
         )
         rows.append({key: value for key, value in row.items() if key != "curve"})
         print(rows[-1], flush=True)
-    note = f"{options.samples} tubes of {RINGS * AROUND} vertices, batches of {options.batch}, lr {options.lr:g}, "
-    write_record("tubes", rows, note=note + f"seed {options.seed}; errors relative, over {PARTS['test'][0]} tubes")
+    note = f"{options.samples} tubes of {options.rings} × {options.around} vertices, batches of {options.batch}, "
+    note += f"lr {options.lr:g}, seed {options.seed}; relative errors over {PARTS['test'][0]} tubes"
+    write_record("tubes", rows, note=note)
 
 
 if __name__ == "__main__":
