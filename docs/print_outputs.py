@@ -37,7 +37,7 @@ COMMANDS = (
     "make",
     "slmc",
 )
-PAGES = ("docs/tutorial.md", *(f"docs/commands/{name}.md" for name in COMMANDS), "docs/data-sets.md")
+PAGES = ("docs/tutorial.md", *(f"docs/commands/{name}.md" for name in COMMANDS), "docs/data-sets.md", "docs/gatr.md")
 FENCED = re.compile(
     r"(?:<!-- (?P<mark>not run: .+?|exit \d+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```\n"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",
