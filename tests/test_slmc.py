@@ -189,7 +189,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     sets = [word for assignment in TINY for word in ("--set", assignment)]
     assert call("slmc", "--out", tmp_path / "run", *sets) == 0
     shown = capsys.readouterr().out
-    assert "2 × 2, periodic" in shown and "acceptance, linear model" in shown
+    assert "2 × 2, periodic" in shown and "acceptance, linear" in shown and "acceptance, 2 layers" in shown
     assert shown.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
     assert call("slmc", "--resume", tmp_path / "run") == 0
     assert call("slmc") == 2

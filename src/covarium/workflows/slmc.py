@@ -176,7 +176,8 @@ class Stages:
         """Means with errors; ``measurements`` are made in each of the measured ``segments``."""
         series = chains.measured()
         estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES}
-        return Sampled(layers, chains.accepted / segments, chains.seconds / (segments * measurements), estimates)
+        accepted = estimate(series["accepted"].numpy())
+        return Sampled(layers, accepted, chains.seconds / (segments * measurements), estimates)
 
     def _exact(self, spins: Tensor) -> Tensor:
         return self.physics.log_weight(self.physics.spectrum(spins))

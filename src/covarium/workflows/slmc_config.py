@@ -51,7 +51,7 @@ class PlainSection(Section):
 
     chains: int = Field(default=32, ge=1)
     warmup: int = Field(default=150, ge=10)
-    sweeps: int = Field(default=300, ge=20)
+    sweeps: int = Field(default=300, ge=40)
     every: int = Field(default=3, ge=1)
 
 
