@@ -145,8 +145,8 @@ class Stages:
         """Samples by self-learning with the first linear model; the test part comes last."""
         sizes, proposal = self.config.samples, self.config.proposal
         total = sizes.train + sizes.valid + sizes.test
-        steps = proposal.warmup - (-total // proposal.chains)
-        segment = learning_segment(self.physics, self.kernel(task, task), proposal.warmup, keep=True)
+        steps = proposal.warmup - (-total // proposal.chains) * sizes.every
+        segment = learning_segment(self.physics, self.kernel(task, task), proposal.warmup, every=sizes.every)
         chains = self._chains("collect", lambda _: self._spread(plain.spins), segment, steps, 1)
         samples = self.samples_of(chains)
         ends = (sizes.train, sizes.train + sizes.valid, len(samples))
@@ -154,7 +154,7 @@ class Stages:
 
     def measure(self, task: EffectiveAction, linear: EffectiveAction, layers: int, test: SpinSamples) -> Sampled:
         proposal = self.config.proposal
-        segment = learning_segment(self.physics, self.kernel(task, linear), proposal.warmup, keep=False)
+        segment = learning_segment(self.physics, self.kernel(task, linear), proposal.warmup)
         steps = proposal.warmup + proposal.steps
         start = test.system.spins[-proposal.chains :]
         chains = self._chains(f"measure-{layers}", lambda _: self._spread(start), segment, steps, 2 + layers)

@@ -124,8 +124,9 @@ def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int)
     return segment
 
 
-def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *, keep: bool) -> Segment:
-    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured."""
+def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *, every: int = 0) -> Segment:
+    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured, and of the others every ``every``-th
+    configuration is kept, none for 0."""
 
     def segment(chains: Chains, rng: torch.Generator) -> dict[str, float]:
         before = time.process_time()
@@ -136,7 +137,7 @@ def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *,
             chains.seconds += spent
             _accepted(chains, accepted)
             _measure(chains, physics, chains.spins)
-            if keep:
+            if every and (chains.done - warmup) % every == 0:
                 _keep(chains, chains.spins)
         return {"accepted": accepted}
 

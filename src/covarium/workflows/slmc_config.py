@@ -62,11 +62,13 @@ class SampleSection(Section):
         train: configurations to learn from.
         valid: to choose the best weights by.
         test: for the errors that are shown.
+        every: steps of self-learning between samples; more where few are accepted, as a refusal repeats a sample.
     """
 
     train: int = Field(default=12000, ge=100)
     valid: int = Field(default=2000, ge=10)
     test: int = Field(default=4000, ge=10)
+    every: int = Field(default=1, ge=1)
 
 
 class EffectiveSection(Section):
