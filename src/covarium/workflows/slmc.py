@@ -29,7 +29,7 @@ from covarium.files import held, replace_text
 from covarium.models.spin_transformer import SpinTransformer, deepened
 from covarium.simulation.self_learning import Corrected, HeatBath, Kernel
 from covarium.systems.spin_field import SpinField
-from covarium.tasks.effective_action import EffectiveAction
+from covarium.tasks.effective_action import EffectiveAction, independent_acceptance
 from covarium.training import Event, train
 from covarium.training.state import FILE as STATE
 from covarium.workflows.device import use_threads
@@ -120,7 +120,8 @@ class Stages:
         for layers in range(self.config.model.layers + 1):
             task = self.fit(task, layers, train_set, valid) if layers else self.saved(task, 0)
             count = sum(p.numel() for p in task.model.parameters())
-            fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test)))
+            accepted = independent_acceptance(task.deviations(test))
+            fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test), accepted))
             tasks.append(task)
         measured = [self.measure(task, linear, layers, test) for layers, task in enumerate(tasks)]
         local = self.summary(plain, None, self.plain_segments() - 1, self.config.plain.chains * SWEEPS)

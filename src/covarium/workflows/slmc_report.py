@@ -92,13 +92,19 @@ def worst(outcome: SlmcOutcome) -> float:
 def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
     rows = tuple(
         (name(s), str(f.parameters), f"{f.train_mse:.4f}", f"{f.test_mse:.4f}", _with_error(s.accepted),
-         f"{math.exp(-math.sqrt(f.test_mse)):.3f}")
+         f"{f.independent:.3f}", f"{math.exp(-math.sqrt(f.test_mse)):.3f}")
         for f, s in zip(fits, measured, strict=True)
     )  # fmt: skip
-    header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "exp(−√MSE)")
+    header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "independent", "exp(−√MSE)")
     figure = plots.acceptance([f.layers for f in fits], [s.accepted for s in measured], [f.test_mse for f in fits])
-    text = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
-    return Section("Acceptance against layers", tables=[Table("", header, rows)], figures=[(figure, text)])
+    text = [
+        "Fraction of proposals that the exact weight accepts. Independent: what the errors on test samples give for "
+        "proposals that do not remember their start; a lower fraction would be theirs if proposals were longer.",
+    ]
+    caption = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
+    return Section(
+        "Acceptance against layers", text=text, tables=[Table("", header, rows)], figures=[(figure, caption)]
+    )
 
 
 def _scaling(fits: Sequence[Fitted]) -> Section:

@@ -49,12 +49,20 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Fitted:
-    """An effective model: parameters, and mean squared error of its log weight on training and test samples."""
+    """An effective model.
+
+    Attributes:
+        layers: of attention.
+        parameters: how many.
+        train_mse, test_mse: mean squared error of its log weight on training and test samples.
+        independent: acceptance between independent configurations, from the errors on test samples.
+    """
 
     layers: int
     parameters: int
     train_mse: float
     test_mse: float
+    independent: float
 
 
 @dataclass(frozen=True)
