@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
 from covarium.workflows.slmc_config import configure
-from covarium.workflows.slmc_report import worst
+from covarium.workflows.slmc_report import too_short, worst
 from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
@@ -83,6 +84,14 @@ def test_what_a_run_leaves(whole: SlmcOutcome) -> None:
     assert errors[2] <= errors[0]
     task = checkpoint.load(whole.folder / "fit-2" / "model.safetensors").task
     assert task.physics["inverse_temperature"] == 6 and task.model.config.num_layers == 2
+
+
+def test_chains_that_are_too_short_are_named(whole: SlmcOutcome) -> None:
+    assert whole.plain is not None
+    for tau, said in ((4.9, 0), (5.1, 1)):  # of 50 sweeps
+        slow = {key: replace(one, tau=tau) for key, one in whole.plain.estimates.items()}
+        lines = too_short(replace(whole, plain=replace(whole.plain, estimates=slow), measured=()))
+        assert len(lines) == said and all("plain.sweeps to 51" in line for line in lines)
 
 
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:

@@ -125,8 +125,10 @@ def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int)
 
 
 def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *, every: int = 0) -> Segment:
-    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured, of the others every ``every``-th leaves
-    a configuration, none where it is 0."""
+    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured.
+
+    Every ``every``-th of the others leaves a configuration; none does where it is 0.
+    """
 
     def segment(chains: Chains, rng: torch.Generator) -> dict[str, float]:
         before = time.process_time()

@@ -80,7 +80,7 @@ class EffectiveSection(Section):
         coupling_shells: shells of the couplings; None for all.
     """
 
-    layers: int = Field(default=4, ge=0)
+    layers: int = Field(default=6, ge=0)
     attention_shells: int | None = Field(default=None, ge=1)
     coupling_shells: int | None = Field(default=None, ge=1)
 

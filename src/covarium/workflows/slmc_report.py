@@ -13,6 +13,8 @@ from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
 from covarium.workflows.slmc_results import OBSERVABLES, SLOW, Fitted, Sampled, SlmcOutcome
 
+ENOUGH = 10.0  # autocorrelation times; shorter chains bias times and errors by tenths
+
 
 def write_report(outcome: SlmcOutcome, config: str) -> None:
     """Everything in one HTML file.
@@ -64,7 +66,25 @@ def summary(outcome: SlmcOutcome) -> list[str]:
         f"Most samples per CPU second: {name(best(outcome))}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
+        *too_short(outcome),
     ]
+
+
+def too_short(outcome: SlmcOutcome) -> list[str]:
+    """What to doubt: chains of so few autocorrelation times that neither times nor errors can be trusted."""
+    plain = outcome.plain
+    assert plain is not None
+    lengths = [(plain, outcome.config.plain.sweeps, "plain.sweeps")]
+    lengths += [(sampled, outcome.config.proposal.steps, "proposal.steps") for sampled in outcome.measured]
+    found = []
+    for sampled, length, key in lengths:
+        tau = max(sampled.estimates[observable].tau for observable in SLOW)
+        if length < ENOUGH * tau:
+            found.append(
+                f"Not to be trusted: chains of {name(sampled)} last {length / tau:.0f} autocorrelation times; "
+                f"raise {key} to {ENOUGH * tau:.0f} or more, and the warm-up with it."
+            )
+    return found
 
 
 def name(sampled: Sampled) -> str:
