@@ -5,7 +5,8 @@
 Local updates are the fair opponent: no diagonalisation per move (a contour of resolvents, delayed Woodbury updates), a
 step tuned to half acceptance, many chains together. What they would cost with a diagonalisation per move stands beside.
 Couplings of the linear model come from samples of the local updates, then once more from self-learning itself.
-CPU time is that of the updates alone, in one thread; fits are a closed form. Order of 10 minutes on a quiet core.
+CPU time is that of the updates alone, in one thread; fits are a closed form. Order of 10 minutes on a quiet core; sizes
+may also be run one by one, each with a record of its own.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def learning(
 def main() -> None:
     torch.set_num_threads(1)
     rows = []
-    for size in [int(word) for word in sys.argv[1:]] or [4, 6, 8]:
+    for size in [int(word) for word in sys.argv[1:]] or list(SWEEPS):
         physics, rng = DoubleExchange(size, 1.0, 1.0, 0.0, 20.0), torch.Generator().manual_seed(0)
         trail, plain, slow = local(physics, rng)
         rows += [row(size, "local", plain, plain), row(size, "local, diagonalising", slow, plain)]
@@ -113,7 +114,7 @@ def main() -> None:
             seen, _, found = learning(physics, task, seen[-1], heat_baths, rng)
             rows.append(row(size, f"self-learning, linear, {heat_baths} sweeps", found, plain))
     note = "t = 1, J = 1, half filling, beta = 20; tau in sweeps of local updates or steps of self-learning; one thread"
-    write_record("slmc", rows, note=note)
+    write_record("-".join(["slmc", *sys.argv[1:]]), rows, note=note)
 
 
 if __name__ == "__main__":
