@@ -45,8 +45,7 @@ def row(size: int, method: str, one: Sampled, plain: Sampled) -> dict[str, objec
     """One line of the record; the gain is that over ``plain`` for the observable that profits least, the difference the
     largest of the means from its."""
     numbers: dict[str, object] = {
-        "size": size, "method": method, "acceptance": one.accepted.mean, "acceptance_error": one.accepted.error,
-        "cpu_ms": 1e3 * one.cpu_s,
+        "size": size, "method": method, "acceptance": one.accepted.mean, "cpu_ms": 1e3 * one.cpu_s,
     }  # fmt: skip
     for name in SLOW:
         found = one.estimates[name]

@@ -118,8 +118,8 @@ def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
     header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "independent", "exp(−√MSE)")
     figure = plots.acceptance([f.layers for f in fits], [s.accepted for s in measured], [f.test_mse for f in fits])
     text = [
-        "Fraction of proposals that the exact weight accepts. Independent: what the errors on test samples give for "
-        "proposals that do not remember their start; a lower fraction would be theirs if proposals were longer.",
+        "Fraction of proposals that the exact weight accepts. Independent: the fraction that the errors on test "
+        "samples give for proposals that remember nothing of their start.",
     ]
     caption = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
     return Section(
