@@ -158,6 +158,7 @@ def test_used_folders_and_empty_ones_are_refused(whole: SlmcOutcome, tmp_path: P
         ("proposals.steps=4", "did you mean 'proposal'"),
         ("training.stepz=4", "did you mean 'steps'"),
         ("lattice.inverse_temperature=-1", "greater than 0"),
+        ("lattice.hund=.nan", "lattice.hund: input should be a finite number"),
         ("model.attention_shells=9", "1 … 9"),
     ],
 )

@@ -33,10 +33,10 @@ class LatticeSection(Section):
     """
 
     size: int = Field(default=6, ge=2)
-    hopping: float = 1.0
-    hund: float = 1.0
-    chemical_potential: float = 0.0
-    inverse_temperature: float = Field(default=20.0, gt=0)
+    hopping: float = Field(default=1.0, allow_inf_nan=False)
+    hund: float = Field(default=1.0, allow_inf_nan=False)
+    chemical_potential: float = Field(default=0.0, allow_inf_nan=False)
+    inverse_temperature: float = Field(default=20.0, gt=0, allow_inf_nan=False)
 
 
 class PlainSection(Section):
