@@ -52,7 +52,7 @@ MEASURED = (
     r"(?<=per step, )\d+(?= epochs)",  # that fit into a time
     r"(?<=mean temperature )\d+",
     r"^\d+(?= steps: (?:converged|not converged))",
-    r"(?<=gain over local updates )\s*[\d.]+",
+    r"\d[\d.]*%? ± [\d.]+%?",
     r"[\d.]+(?= standard errors)",
 )
 # levels, displacements and simulated times are settings
