@@ -167,7 +167,7 @@ class Mace:
         count = "import sys, torch; model = torch.load(sys.argv[1], map_location='cpu', weights_only=False)"
         count += "; print(sum(p.numel() for p in model.parameters()))"
         done = subprocess.run([str(self.bin / "python"), "-c", count, str(model)], check=True, capture_output=True)
-        return int(done.stdout)
+        return int(done.stdout.split()[-1])  # what is not installed is told first
 
     def row(self) -> dict[str, Any]:
         """Errors on the test frames."""

@@ -165,7 +165,7 @@ def write_qm9(path: Path, target: str, out: Path) -> dict[str, str]:
     """Molecules with one target, by part."""
     with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as kept:
         numbers, positions = kept["z"], kept["R"] * 1e-6
-        ends, split, values = np.cumsum(kept["n_atoms"]), kept["split"], kept[target]
+        ends, split, values = np.cumsum(kept["n_atoms"].astype(int)), kept["split"], kept[target]
     molecules = [
         Atoms(numbers[end - count : end], positions[end - count : end], info={target: float(value)})
         for end, count, value in zip(ends, np.diff(ends, prepend=0), values, strict=True)
