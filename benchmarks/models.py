@@ -225,26 +225,40 @@ def peer_errors(mace: Mace, path: Path) -> dict[str, float]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """What the pages show: data sets in order, the best forces of a set in bold."""
+    """What the pages show: data sets in order, the best forces of a set in bold, and what was not run."""
     header = ("test set", "model", "parameters", "steps", "CPU s per step", "memory, MB", "forces, meV/Å",
               "energy, meV", "energy, meV/atom")  # fmt: skip
+    done = {tuple(cell["cell"]): cell for cell in cells}
     rows = []
     for name in SETS:
-        of_set = {cell["cell"][1]: cell for cell in cells if cell["cell"][0] == name}
-        parts = list(dict.fromkeys(part for cell in of_set.values() for part in cell["errors"]))
-        for part in parts:
-            best = min(cell["errors"][part]["forces"] for cell in of_set.values())
-            for model in [model for model in MODELS if model in of_set]:
-                cell = of_set[model]
-                e = cell["errors"][part]
-                forces = f"{e['forces']:.1f}"
-                rows.append([
-                    NAMES[name] if part == "test" else f"{NAMES[name]}, {part}", NAMES[model],
-                    f"{cell['parameters']:,}", f"{cell['steps']:,}", f"{cell['cpu_s_per_step']:.3g}",
-                    f"{cell['peak_mb']:.0f}", f"**{forces}**" if e["forces"] == best else forces,
-                    f"{e['energy']:.1f}", f"{e['energy_per_atom']:.2f}",
-                ])  # fmt: skip
-    return markdown(header, rows)
+        here = [model for model in MODELS if (name, model) in done]
+        for part in dict.fromkeys(part for model in here for part in done[name, model]["errors"]):
+            best = min(done[name, model]["errors"][part]["forces"] for model in here)
+            rows += [row(name, model, part, done[name, model], best) for model in here]
+    missing = []
+    for name in SETS:
+        left = [NAMES[model] for model in MODELS if (name, model) not in done]
+        if left:
+            missing.append(f"{NAMES[name]} ({'all models' if len(left) == len(MODELS) else ', '.join(left)})")
+    text = []
+    if rows:
+        budgets = sorted({cell["budget_cpu_s"] / 60 for cell in cells})
+        text += [f"CPU minutes of one thread: {', '.join(f'{b:g}' for b in budgets)}.\n", markdown(header, rows)]
+    if missing:
+        text += ["Not run yet: " + "; ".join(missing) + "."]
+    return "\n".join(text)
+
+
+def row(name: str, model: str, part: str, cell: dict[str, Any], best: float) -> list[str]:
+    """One line; ``best`` is the smallest force error beside it."""
+    errors = cell["errors"][part]
+    forces = f"{errors['forces']:.1f}"
+    return [
+        NAMES[name] if part == "test" else f"{NAMES[name]}, {part}", NAMES[model], f"{cell['parameters']:,}",
+        f"{cell['steps']:,}", f"{cell['cpu_s_per_step']:.3g}", f"{cell['peak_mb']:.0f}",
+        f"**{forces}**" if errors["forces"] == best else forces, f"{errors['energy']:.1f}",
+        f"{errors['energy_per_atom']:.2f}",
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ def ablation(form: str, options: argparse.Namespace) -> None:
 
 def ablation_table(cells: list[dict[str, Any]]) -> str:
     """The three forms, measured and published."""
+    if not cells:
+        return "Not run yet."
     header = (
         "form",
         "parameters",
@@ -178,6 +180,8 @@ def write_qm9(path: Path, target: str, out: Path) -> dict[str, str]:
 
 def qm9_table(cells: list[dict[str, Any]]) -> str:
     """Measured beside published."""
+    if not cells:
+        return "Not run yet."
     header = ("target", "model", "parameters", "steps", "batch", "epochs of 20,000", "MAE", "spread of the labels",
               "published (110,000 molecules)")  # fmt: skip
     rows = []
