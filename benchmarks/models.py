@@ -55,22 +55,21 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=1, help="cells at the same time, one thread each")
     parser.add_argument("--work", type=Path, default=Path("runs/models"))
     parser.add_argument("--peer-env", type=Path, default=Path("runs/mace-env"), help="made if it does not exist")
-    parser.add_argument("--what", default=WHAT, help="name of the record")
     parser.add_argument("--tables", action="store_true", help="write the tables of the pages from the records")
-    parser.add_argument("--cell", nargs=2, metavar=("SET", "MODEL"), help="one cell, in this process")
+    parser.add_argument("--cell", nargs=3, metavar=("SET", "MODEL", "BUDGET"), help="one cell, in this process")
     options = parser.parse_args()
     if options.tables:
         for page in PAGES:
-            rewrite(page, WHAT, table(recorded(options.what)))
+            rewrite(page, WHAT, table(recorded(WHAT)))
     elif options.data is None or not Path(options.data).is_dir():
         print("models: no data; give --data, or COVARIUM_DATA: not run")
     elif options.cell:
-        measure(*options.cell, options)
+        measure(*options.cell[:2], options)
     else:
-        cells = [(name, model) for name in options.sets for model in options.models]
-        command = [__file__, "--data", str(options.data), "--minutes", f"{options.minutes:g}", "--what", options.what]
+        cells = [(name, model, budget(options)) for name in options.sets for model in options.models]
+        command = [__file__, "--data", str(options.data), "--minutes", f"{options.minutes:g}"]
         command += ["--work", str(options.work), "--peer-env", str(options.peer_env)]
-        drive(options.what, cells, command, options.together, options.work)
+        drive(WHAT, cells, command, options.together, options.work)
 
 
 def measure(name: str, model: str, options: argparse.Namespace) -> None:
@@ -80,7 +79,12 @@ def measure(name: str, model: str, options: argparse.Namespace) -> None:
     train, tests = prepare(name, Path(options.data), out)
     run = peer if model == "mace" else ours
     row = run(name, model, train, tests, out, options)
-    record(options.what, (name, model), {"budget_cpu_s": 60 * options.minutes, **row})
+    record(WHAT, (name, model, budget(options)), {"budget_cpu_s": 60 * options.minutes, **row})
+
+
+def budget(options: argparse.Namespace) -> str:
+    """As it stands in the name of a record."""
+    return f"{options.minutes:g}min"
 
 
 # -- data
@@ -225,28 +229,29 @@ def peer_errors(mace: Mace, path: Path) -> dict[str, float]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """What the pages show: data sets in order, the best forces of a set in bold, and what was not run."""
+    """What the pages show: a table for each budget, the best forces of a set in bold, and what was not run."""
+    budgets = sorted({cell["budget_cpu_s"] for cell in cells}, reverse=True)
+    if not budgets:
+        return "Not run yet."
+    return "\n".join(of_budget(b, [cell for cell in cells if cell["budget_cpu_s"] == b]) for b in budgets)
+
+
+def of_budget(seconds: float, cells: list[dict[str, Any]]) -> str:
+    """The table of one budget, data sets in order."""
     header = ("test set", "model", "parameters", "steps", "CPU s per step", "memory, MB", "forces, meV/Å",
               "energy, meV", "energy, meV/atom")  # fmt: skip
-    done = {tuple(cell["cell"]): cell for cell in cells}
-    rows = []
+    done = {tuple(cell["cell"][:2]): cell for cell in cells}
+    rows, missing = [], []
     for name in SETS:
         here = [model for model in MODELS if (name, model) in done]
         for part in dict.fromkeys(part for model in here for part in done[name, model]["errors"]):
             best = min(done[name, model]["errors"][part]["forces"] for model in here)
             rows += [row(name, model, part, done[name, model], best) for model in here]
-    missing = []
-    for name in SETS:
-        left = [NAMES[model] for model in MODELS if (name, model) not in done]
+        left = [NAMES[model] for model in MODELS if model not in here]
         if left:
-            missing.append(f"{NAMES[name]} ({'all models' if len(left) == len(MODELS) else ', '.join(left)})")
-    text = []
-    if rows:
-        budgets = sorted({cell["budget_cpu_s"] / 60 for cell in cells})
-        text += [f"CPU minutes of one thread: {', '.join(f'{b:g}' for b in budgets)}.\n", markdown(header, rows)]
-    if missing:
-        text += ["Not run yet: " + "; ".join(missing) + "."]
-    return "\n".join(text)
+            missing.append(f"{NAMES[name]} ({', '.join(left) if here else 'all models'})")
+    text = f"{seconds / 60:g} CPU minutes of one thread each:\n\n{markdown(header, rows)}"
+    return text + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
 
 
 def row(name: str, model: str, part: str, cell: dict[str, Any], best: float) -> list[str]:
