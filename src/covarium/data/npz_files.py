@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from ase.io.jsonio import decode
 
-from covarium.data.names import NPZ_STRUCTURE, REST, plain
+from covarium.data.names import NPZ_STRUCTURE, REST, REST_ARRAYS, plain
 from covarium.data.record import GROWTH, Record, from_values
 from covarium.errors import CovariumError, nearest
 
@@ -55,9 +55,11 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
-        values |= decode(values.pop(REST)) if values.get(REST) else {}
-        values.pop(REST, None)
-        yield from_values(numbers[index][real], positions[index][real], cells[index], pbc[index], values, source, index)
+        rest, per_atom = (decode(text) if (text := values.pop(name, "")) else {} for name in (REST, REST_ARRAYS))
+        yield from_values(
+            numbers[index][real], positions[index][real], cells[index], pbc[index], values | rest, source, index,
+            arrays=per_atom,
+        )  # fmt: skip
 
 
 def _refuse_growth(path: Path, source: str) -> None:
