@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,7 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     Raises:
         CovariumError: it is no archive of plain arrays, grows beyond all measure, or lacks positions or numbers.
     """
-    try:
-        _refuse_growth(path, source)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
+    _, arrays = npz_arrays(path, source)
     positions_key = _npz_key(arrays, "positions", keys, source)
     numbers_key = _npz_key(arrays, "numbers", keys, source)
     positions = arrays[positions_key]
@@ -60,6 +55,22 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
             numbers[index][real], positions[index][real], cells[index], pbc[index], values | rest, source, index,
             arrays=per_atom,
         )  # fmt: skip
+
+
+def npz_arrays(
+    path: Path, source: str, wanted: Collection[str] | None = None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names of all arrays of an archive, and the arrays of the ``wanted`` names, None for all.
+
+    Raises:
+        CovariumError: it is no archive of plain arrays, or grows beyond all measure.
+    """
+    try:
+        _refuse_growth(path, source)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive.files, {name: archive[name] for name in archive.files if wanted is None or name in wanted}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
 
 
 def _refuse_growth(path: Path, source: str) -> None:
