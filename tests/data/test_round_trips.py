@@ -276,6 +276,30 @@ def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
         assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("own.frames", "b.extxyz"), ("own.frames", "b.npz"), ("a.traj", "b.db")]
+)
+def test_two_conversions_into_one_file(tmp_path: Path, source: str, target: str) -> None:
+    """The second one is refused as long as the first is at work, and the first one's file is whole."""
+    ase.io.write(tmp_path / "a.traj", rich(150))
+    small_blocks(tmp_path / "a.traj", tmp_path / "own.frames")
+    out = tmp_path / target
+    process = multiprocessing.get_context("fork").Process(target=convert, args=(tmp_path / source, out))
+    process.start()
+    refused = 0
+    while not (tmp_path / f".{target}.tmp").exists() and process.is_alive():
+        time.sleep(0.0005)
+    while process.is_alive():
+        with pytest.raises(CovariumError, match="another process is writing|exists already"):
+            convert(tmp_path / source, out)
+        refused += 1
+        time.sleep(0.001)
+    process.join()
+    assert refused and process.exitcode == 0
+    assert len(load(out, {}, None)) == 150
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.traj", target, "own.frames"]
+
+
 def test_a_text_half_written_of_another_set_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_writing, "BLOCK", 2)
     for name, count in (("a", 6), ("b", 9)):
@@ -312,3 +336,59 @@ def test_same_bytes_every_time(tmp_path: Path, suffix: str) -> None:
         convert(tmp_path / "a.traj", tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.traj", f"one{suffix}", f"two{suffix}"])
+
+
+def named_like_structures() -> list[Atoms]:
+    found = waters(3)
+    for k, atoms in enumerate(found):
+        atoms.info |= {"numbers": "z", "positions": f"p{k}", "cell": "x", "momenta": 3, "id": 8, "age": 1.5}
+    return found
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_values_with_the_names_of_a_structure(tmp_path: Path, suffix: str) -> None:
+    ase.io.write(tmp_path / "a.traj", named_like_structures())
+    first = convert(tmp_path / "a.traj", tmp_path / "a.frames")
+    assert not first.left_out
+    convert(tmp_path / "a.frames", tmp_path / f"b{suffix}", limit=3 if suffix == ".frames" else None)
+    convert(tmp_path / f"b{suffix}", tmp_path / "c.frames")
+    for k in range(3):
+        rest = Store(tmp_path / "c.frames").rest(k)
+        assert rest.info == {"numbers": "z", "positions": f"p{k}", "cell": "x", "momenta": 3, "id": 8, "age": 1.5}
+        assert not rest.arrays
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_types_and_places_are_kept_or_listed(tmp_path: Path, suffix: str) -> None:
+    """Truth values, arrays of one number, lists, and what belongs to atoms and not to the whole."""
+    atoms = waters(1)[0]
+    atoms.info |= {"flag": True, "one": np.array([1.0]), "seven": np.array([7]), "list": [1, 2], "words": ["a", "b c"]}
+    atoms.set_masses([16.0, 1.0, 2.0])
+    atoms.set_momenta(np.arange(9.0).reshape(3, 3))
+    ase.io.write(tmp_path / "a.traj", atoms)
+    convert(tmp_path / "a.traj", tmp_path / "a.frames")
+    made = convert(tmp_path / "a.frames", tmp_path / f"b{suffix}", limit=1 if suffix == ".frames" else None)
+    convert(tmp_path / f"b{suffix}", tmp_path / "c.frames")
+    was, now = (Store(tmp_path / name).rest(0) for name in ("a.frames", "c.frames"))
+    for part in ("info", "arrays"):
+        before, after = dict(getattr(was, part)), dict(getattr(now, part))
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            if suffix == ".extxyz" and key == "list":
+                assert after[key].tolist() == value
+                continue
+            assert type(after[key]) is type(value) and np.shape(after[key]) == np.shape(value), key
+            assert np.array_equal(after[key], value), key
+    listed = ["'list': a list, read back as an array, in 1 frames"] if suffix == ".extxyz" else []
+    assert made.left_out == listed
+
+
+def test_a_value_that_another_one_hides_is_listed(tmp_path: Path) -> None:
+    atoms = waters(1)[0]
+    atoms.set_tags([1, 2, 3])
+    atoms.info["tags"] = "of the whole"
+    ase.io.write(tmp_path / "a.traj", atoms)
+    left_out = convert(tmp_path / "a.traj", tmp_path / "a.frames").left_out
+    assert left_out == [
+        "'tags' of the whole structure: its atoms or its labels have another value of that name, in 1 frames"
+    ]

@@ -76,6 +76,27 @@ def test_published_artery_format(tmp_path: Path) -> None:
         read_tokens([tmp_path / "bad.hdf5"])
 
 
+def test_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
+    wall = Tube(curvature=0.1).wall(8, 6)
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        group = file.create_group("sample")
+        group["pos"], group["face"], group["wss"], group["inlet_idcs"] = (
+            wall.positions,
+            wall.faces,
+            wall.shear,
+            wall.inlet,
+        )
+    with h5py.File(tmp_path / "whole.hdf5", "w") as file:
+        file["sample"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/sample")
+    with h5py.File(tmp_path / "part.hdf5", "w") as file:
+        group = file.create_group("sample")
+        group["face"], group["wss"], group["inlet_idcs"] = wall.faces, wall.shear, wall.inlet
+        group["pos"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/sample/pos")
+    for name in ("whole", "part"):
+        with pytest.raises(CovariumError, match=f"{name}.hdf5: .* is a link to another file"):
+            read_tokens([tmp_path / f"{name}.hdf5"])
+
+
 def test_distance_along_the_surface() -> None:
     # a strip of two triangles: the far corner is reached along edges
     positions = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])

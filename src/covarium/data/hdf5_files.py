@@ -58,6 +58,7 @@ def hdf5_records(path: Path, source: str, start: int, only: Collection[str] | No
 class _OwnColumns(FrameColumns):
     def __init__(self, file: h5py.File, path: Path) -> None:
         self.path = path
+        refuse_other_files(file, str(path))
         self.header = checked_header(file.attrs["covarium"], path)
         self._file = file
         for name in COLUMNS:
@@ -78,23 +79,29 @@ def _own(columns: _OwnColumns, source: str, start: int) -> Iterator[Record | Dam
 
 def _groups(group: h5py.Group, source: str) -> Iterator[h5py.Group]:
     """Groups that hold structures, at any depth."""
-    datasets = []
+    refuse_other_files(group, source)
+    datasets = [group[name] for name in group if isinstance(group[name], h5py.Dataset)]
+    if any(plain(dataset.name.rsplit("/", 1)[-1]) in NPZ_STRUCTURE["positions"] for dataset in datasets):
+        yield group
+    for name in group:
+        if isinstance(group[name], h5py.Group):
+            yield from _groups(group[name], source)
+
+
+def refuse_other_files(group: h5py.Group, source: str) -> None:
+    """
+    Raises:
+        CovariumError: a member of the group is a link to another file, or keeps its values in one.
+    """
     for name in group:
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise CovariumError(
                 f"{source}: '{group.name}/{name}' is a link to another file, {link.filename}; not followed"
             )
-        if isinstance(group[name], h5py.Dataset):
-            datasets.append(group[name])
-    for dataset in datasets:
-        if dataset.external or dataset.is_virtual:
-            raise CovariumError(f"{source}: '{dataset.name}' keeps its values in other files; they are not read")
-    if any(plain(dataset.name.rsplit("/", 1)[-1]) in NPZ_STRUCTURE["positions"] for dataset in datasets):
-        yield group
-    for name in group:
-        if isinstance(group[name], h5py.Group):
-            yield from _groups(group[name], source)
+        member = group[name]
+        if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+            raise CovariumError(f"{source}: '{member.name}' keeps its values in other files; they are not read")
 
 
 def _role(group: h5py.Group, role: str, source: str) -> Any:  # noqa: ANN401  (a str, or None where optional)

@@ -4,7 +4,7 @@ after another, [atoms of all frames, …], with their numbers in ``n_atoms``."""
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from ase.io.jsonio import decode
 
-from covarium.data.names import NPZ_SIZES, NPZ_STRUCTURE, REST, plain
+from covarium.data.names import NPZ_SIZES, NPZ_STRUCTURE, REST, REST_ARRAYS, plain
 from covarium.data.record import GROWTH, Record, from_values
 from covarium.errors import CovariumError, nearest
 
@@ -23,12 +23,7 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     Raises:
         CovariumError: it is no archive of plain arrays, grows beyond all measure, or lacks positions or numbers.
     """
-    try:
-        _refuse_growth(path, source)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
+    _, arrays = npz_arrays(path, source)
     positions_key = _npz_key(arrays, "positions", keys, source)
     numbers_key = _npz_key(arrays, "numbers", keys, source)
     positions = arrays[positions_key]
@@ -59,9 +54,27 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
-        values |= decode(values.pop(REST)) if values.get(REST) else {}
-        values.pop(REST, None)
-        yield from_values(numbers[index][real], positions[index][real], cells[index], pbc[index], values, source, index)
+        rest, per_atom = (decode(text) if (text := values.pop(name, "")) else {} for name in (REST, REST_ARRAYS))
+        yield from_values(
+            numbers[index][real], positions[index][real], cells[index], pbc[index], values | rest, source, index,
+            arrays=per_atom,
+        )  # fmt: skip
+
+
+def npz_arrays(
+    path: Path, source: str, wanted: Collection[str] | None = None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names of all arrays of an archive, and the arrays of the ``wanted`` names, None for all.
+
+    Raises:
+        CovariumError: it is no archive of plain arrays, or grows beyond all measure.
+    """
+    try:
+        _refuse_growth(path, source)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive.files, {name: archive[name] for name in archive.files if wanted is None or name in wanted}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
 
 
 def _joined(arrays: Mapping[str, np.ndarray], structure: tuple[str, str], source: str, start: int) -> Iterator[Record]:

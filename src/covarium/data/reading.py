@@ -119,8 +119,8 @@ def _stored(
     """Our own sets: everything was chosen, converted and checked when they were made.
 
     Raises:
-        CovariumError: other files among them, settings that mean nothing here, a set that is not complete or in which
-            frames lack a needed label.
+        CovariumError: other files among them, settings that mean nothing here, a set that is not complete, that has
+            changed bytes, or in which frames lack a needed label.
     """
     foreign = [str(path) for path in paths if not is_store(Path(path))]
     if foreign:
@@ -141,11 +141,13 @@ def _stored(
         if "property" not in keys:
             raise CovariumError(f"{paths[0]}: name the property with --set data.keys.property=KEY")
         frames = StoredFrames(stores, ("property",), limit=limit, key=keys["property"])
+        frames.verify()
         unit = _check_property(frames, units.get("property", ""))
         notes += [f"labels: property from '{keys['property']}'", f"property: {unit or 'unit not stated'}"]
         return Reading(frames, {"property": keys["property"]}, {"property": unit}, theory, notes, [])
     labels, left_out = _stored_labels(stores, need, firm)
     frames = StoredFrames(stores, labels, limit=limit)
+    frames.verify()
     notes.append(f"labels: {', '.join(labels) or 'none'}, in eV and Å")
     return Reading(frames, {}, {}, theory, notes, left_out)
 

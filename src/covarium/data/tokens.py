@@ -12,9 +12,9 @@ Three kinds of file, told apart by their keys (``token_file``):
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from covarium.data.hdf5_files import refuse_other_files
+from covarium.data.npz_files import npz_arrays
 from covarium.data.processes import apart
 from covarium.errors import CovariumError, nearest
 from covarium.systems import Tokens
@@ -141,7 +143,7 @@ def token_file(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except Exception:  # of a damaged archive NumPy raises every kind of exception
         return False
     # an incomplete file is told what tokens need, rather than what atoms do
     return "x_initial" in names or bool(names & {"vectors", "scalars", *(f"target_{name}" for name in TARGETS)})
@@ -166,7 +168,7 @@ def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSa
         if not path.is_file():
             there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
             raise CovariumError(f"data file {path} is not there{nearest(path.name, there)}")
-        found = _arteries(path, limit) if path.suffix in (".h5", ".hdf5") else _npz(path, limit)
+        found = _read(path, limit)
         if not found:
             raise CovariumError(f"{path} holds no samples")
         for sample in found:
@@ -175,13 +177,18 @@ def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSa
     return samples
 
 
-def _npz(path: Path, limit: int | None) -> list[TokenSample]:
+def _read(path: Path, limit: int | None) -> list[TokenSample]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            arrays = {name: archive[name] for name in names if name in (*OWN, *NBODY)}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{path} is not a readable npz file of plain arrays: {error}") from error
+        # the library of HDF5 may end its process on damaged files
+        return list(apart(_arteries, path, limit)) if path.suffix in (".h5", ".hdf5") else _npz(path, limit)
+    except CovariumError as error:
+        raise CovariumError(str(error) if str(path) in str(error) else f"{path}, {error}") from error
+    except Exception as error:  # of damaged files the libraries raise every kind of exception
+        raise CovariumError(f"{path} cannot be read as tokens: {str(error) or type(error).__name__}") from error
+
+
+def _npz(path: Path, limit: int | None) -> list[TokenSample]:
+    names, arrays = npz_arrays(path, str(path), (*OWN, *NBODY))
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise CovariumError(f"{path}: '{name}' holds {array.dtype}, expected real numbers")
@@ -269,18 +276,13 @@ def _flat(path: Path, arrays: Mapping[str, np.ndarray], lead: tuple[int, ...]) -
     return flat
 
 
-def _arteries(path: Path, limit: int | None) -> list[TokenSample]:
+def _arteries(path: Path, limit: int | None) -> Iterator[TokenSample]:
     """Vertices with their normals and distances from the inlet along the surface; the target is the shear stress."""
-    samples = []
-    try:
-        with h5py.File(path, "r") as file:
-            for index, name in enumerate(sorted(file)):
-                if limit is not None and index >= limit:
-                    break
-                samples.append(_artery(file[name], f"{path}: '{name}'", str(path), index))
-    except OSError as error:
-        raise CovariumError(f"{path} is not a readable HDF5 file: {error}") from error
-    return samples
+    with h5py.File(path, "r") as file:
+        refuse_other_files(file, str(path))
+        for index, name in enumerate(islice(sorted(file), limit)):
+            refuse_other_files(file[name], str(path))
+            yield _artery(file[name], f"{path}: '{name}'", str(path), index)
 
 
 def _artery(group: Any, where: str, source: str, index: int) -> TokenSample:  # noqa: ANN401 - h5py has no types
