@@ -22,8 +22,9 @@ from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
     "lattice.size=2", "lattice.inverse_temperature=6", "plain.chains=8", "plain.warmup=20", "plain.sweeps=50",
-    "samples.train=400", "samples.valid=100", "samples.test=200", "samples.every=2", "model.layers=2", "training.steps=16",
-    "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1", "proposal.corrections=2",
+    "samples.train=400", "samples.valid=100", "samples.test=200", "samples.every=2", "model.layers=2",
+    "training.steps=16", "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1",
+    "proposal.corrections=2",
 ]  # fmt: skip
 
 
