@@ -22,8 +22,9 @@ from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
     "lattice.size=2", "lattice.inverse_temperature=6", "plain.chains=8", "plain.warmup=20", "plain.sweeps=50",
-    "samples.train=400", "samples.valid=100", "samples.test=200", "model.layers=2", "training.steps=16",
-    "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1", "proposal.corrections=2",
+    "samples.train=400", "samples.valid=100", "samples.test=200", "samples.every=2", "model.layers=2",
+    "training.steps=16", "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1",
+    "proposal.corrections=2",
 ]  # fmt: skip
 
 
@@ -80,6 +81,9 @@ def test_what_a_run_leaves(whole: SlmcOutcome) -> None:
     assert [fit["parameters"] for fit in results["fits"]] == [3, 12, 21]
     assert set(results["plain"]["estimates"]) == set(OBSERVABLES)
     assert worst(whole) < 4.5
+    with safe_open(whole.folder / "collect" / "chains.safetensors", "pt") as chains:
+        kept, all_of_them = chains.get_tensor("sample_weights"), chains.get_tensor("series.log_weight")
+    assert len(kept) == 22 and torch.equal(kept, all_of_them[::2])  # 700 samples of 32 chains, every second step
     errors = [fit.test_mse for fit in whole.fits]
     assert errors[2] <= errors[0]
     task = checkpoint.load(whole.folder / "fit-2" / "model.safetensors").task
