@@ -23,15 +23,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/tutorial.md", "docs/commands.md")
+# in this order: dynamics starts from what relaxation left
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "relax",
+    "md",
+    "info",
+    "check-model",
+    "data-convert",
+    "convert",
+    "make",
+    "slmc",
+)
+PAGES = ("docs/tutorial.md", *(f"docs/commands/{name}.md" for name in COMMANDS), "docs/data-sets.md", "docs/gatr.md")
 FENCED = re.compile(
     r"(?:<!-- (?P<mark>not run: .+?|exit \d+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```\n"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",
     re.DOTALL,
 )
 LEFT_OUT = "…"
-SIZE = r"# ?(?:s|ms|min|minutes|seconds|h|KiB|MiB|GiB)\b"
-COUNTED = r"(?:frames|atoms|structures|samples|systems|parameters|errors|warnings|checks|failed|training|validation)\b"
+NUMBER = r"(?<![\w.,])[-+]?\d[\d,]*"
+# what differs from machine to machine; everything else, counts and settings too, has to be as it stands in the page
+MEASURED = (
+    r"\b\d+\.\d+\.\d+(?:\+\w+)?",  # versions
+    NUMBER + r"(?:\.\d+)?(?:e[-+]?\d+)? ?(?:s|ms|min|h|KiB|MiB|GiB)\b",  # durations and sizes
+    r"(?<=per step, )\d+(?= epochs)",  # that fit into a time
+    r"(?<=mean temperature )\d+",
+    r"^\d+(?= steps: (?:converged|not converged))",
+    r"\d[\d.]*%? ± [\d.]+%?",
+    r"[\d.]+(?= standard errors)",
+)
+# levels, displacements and simulated times are settings
+POINT = r"(?<!≤ )(?<!±)(?<!h = )" + NUMBER + r"(?:\.\d+)?(?:e[-+]?\d+)?(?! (?:fs|ps)\b)(?![\d.])"
+DIGITS = 3  # that a measured number without a sign has, if it has a point; settings such as 0.5 have fewer
+# without a point, beside numbers with one: counts have commas, measured ones have none
+LARGE = r"(?<![\w.,])\d{4,}(?![\w.,])"
 
 
 @dataclass(frozen=True)
@@ -97,7 +125,7 @@ def prepare(folder: Path) -> None:
 
 
 def same(printed: list[str], page: list[str]) -> bool:
-    """Whether a page tells what was printed, but for numbers, times, widths of columns and lines left out."""
+    """Whether a page tells what was printed, but for measured numbers, widths of columns and lines left out."""
     there, parts = [normal(line) for line in printed], [[]]
     for line in page:
         if line.strip() == LEFT_OUT:
@@ -118,10 +146,21 @@ def same(printed: list[str], page: list[str]) -> bool:
 
 
 def normal(line: str) -> str:
-    """Counts and names stay; other numbers, durations and sizes are signs; spaces and rules are short."""
-    line = re.sub(r"(?<=\d)\+(?:cpu|cu\d+)\b", "", line)  # the build of torch
-    line = re.sub(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?! " + COUNTED + r")", "#", line)
-    line = re.sub(SIZE, "#", line)
+    """Counts, names and settings stay; measured numbers, durations and sizes are signs; spaces and rules are short."""
+
+    def sign(number: re.Match[str]) -> str:
+        mantissa, _, exponent = number[0].partition("e")
+        digits = re.sub(r"\D", "", mantissa).lstrip("0")
+        few = 1 if "#" in line or mantissa[0] in "+-" else DIGITS
+        measured = exponent or ("." in mantissa and len(digits) >= few)
+        return "#" if measured else number[0]
+
+    for pattern in MEASURED:
+        line = re.sub(pattern, "#", line)
+    for _ in range(2):  # beside a measured number others with a point are measured too
+        line = re.sub(POINT, sign, line)
+    if "#" in line:
+        line = re.sub(LARGE, "#", line)
     return re.sub(r"─+", "─", re.sub(r"\s+", " ", line)).strip()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,37 @@ def test_other_data_under_the_same_name_are_not_resumed(
     assert "data of the run" in capsys.readouterr().err
     ase.io.write(mine, labelled(20, 3))
     assert call("train", "--resume", out, "--set", "training.steps=3") == 0
+
+
+def test_changed_sets_are_neither_used_nor_resumed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that changed by themselves are found by their checksums, other labels by those of the run."""
+    own, out = tmp_path / "copper.frames", tmp_path / "run"
+
+    def made(seed: int, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        ase.io.write(tmp_path / "copper.extxyz", labelled(20, seed))
+        assert call("data", "convert", tmp_path / "copper.extxyz", path) == 0
+
+    made(3, own)
+    assert call("train", own, *TINY, "--set", "training.steps=2", "--out", out) == 0
+    made(4, own)
+    capsys.readouterr()
+    assert call("train", "--resume", out, "--set", "training.steps=3") == 2
+    assert "data of the run" in capsys.readouterr().err
+    made(3, own)
+    assert call("train", "--resume", out, "--set", "training.steps=3") == 0
+    made(5, tmp_path / "held.frames")
+    energies = tmp_path / "held.frames" / "energy.bin"
+    content = bytearray(energies.read_bytes())
+    content[5] ^= 4
+    energies.write_bytes(content)
+    capsys.readouterr()
+    held = tmp_path / "held.frames"
+    new = ("train", own, *TINY, "--out", tmp_path / "new")
+    for command in (("evaluate", out, held), (*new, "--valid", held), (*new, "--test", held)):
+        assert call(*command) == 2
+        assert "held.frames, frames 0 to 19: they do not match their sha256" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_forces_that_cannot_be_used_are_no_reason_to_learn_energies_alone(

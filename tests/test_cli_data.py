@@ -66,3 +66,41 @@ def test_refusals(tmp_path: Path) -> None:
         assert "Traceback" not in refused.stderr
     assert (tmp_path / "b.extxyz").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.traj", "b.extxyz"]
+
+
+def test_sets_by_name(tmp_path: Path) -> None:
+    shown = covarium(tmp_path, "data", "list")
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert len(lines) == 63 and any(line.startswith("qm9 ") and "CC0-1.0" in line for line in lines)
+    one = covarium(tmp_path, "data", "list", "rmd17-aspirin").stdout
+    assert "Christensen" in one and "https://ndownloader.figshare.com/files/23950376" in one
+    refused = covarium(tmp_path, "data", "get", "spice", "--out", "sets")
+    assert refused.returncode == 2 and "37.5 GB" in refused.stderr and "--yes" in refused.stderr
+    unknown = covarium(tmp_path, "data", "get", "qm8")
+    assert unknown.returncode == 2 and "did you mean 'qm9'" in unknown.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_from_local_files_is_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "sets").mkdir()
+    atoms = [f"1\nProperties=species:S:1:pos:R:3 energy=-{z}\n{x} 0 0 0\n" for x, z in (("H", 1), ("O", 9))]
+    (tmp_path / "sets" / "3bpa_iso_atoms.xyz").write_text("".join(atoms))
+    for part in ("train_300K", "train_mixedT", "test_300K", "test_600K", "test_1200K"):
+        (tmp_path / "sets" / f"3bpa_{part}.xyz").write_text("".join(_water(rng) for _ in range(60)))
+    got = covarium(tmp_path, "data", "get", "3bpa", "--out", "sets")
+    assert got.returncode == 0, got.stderr
+    assert "licence" in got.stdout and "MIT" in got.stdout and "train_300K 62" in got.stdout
+    command = next(line for line in got.stdout.splitlines() if line.startswith("  covarium train ")).split()[1:]
+    run = covarium(tmp_path, *command, "--set", "data.valid_part=5", "--time", "2s", "--threads", "1")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "runs" / "3bpa" / "best.safetensors").is_file()
+
+
+def _water(rng: np.random.Generator) -> str:
+    step = rng.normal(scale=0.05, size=(3, 3))
+    places = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]) + step
+    rows = [" ".join(map(str, (x, *p, *(-3.0 * s)))) for x, p, s in zip("OHH", places, step, strict=True)]
+    head = f"3\nProperties=species:S:1:pos:R:3:forces:R:3 energy={-14.2 + 1.5 * (step**2).sum()}"
+    return "\n".join([head, *rows]) + "\n"

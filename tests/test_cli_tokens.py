@@ -106,6 +106,18 @@ def test_surfaces_and_other_models(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "targets: vectors" in capsys.readouterr().out
 
 
+def test_the_batch_is_smaller_for_large_samples(tmp_path: Path) -> None:
+    from covarium.workflows.configuring import configure
+    from covarium.workflows.kinds import infer
+    from covarium.workflows.making import write_tubes
+
+    for rings, expected in ((4, 64), (25, 10)):
+        path = tmp_path / f"{rings}.npz"
+        write_tubes(path, 3, rings, 12, 0)
+        given = {"data": {"train": [path], "valid_part": 1}, "model": {"num_blocks": 1}}
+        assert infer(configure(recipe="tokens", given=given)).settings.batch_size == expected
+
+
 def test_dry_run_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", data, *TINY, "--dry-run", "--out", tmp_path / "x") == 0
     assert "estimate" in capsys.readouterr().out and not (tmp_path / "x").exists()

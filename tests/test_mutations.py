@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ase
 import ase.io
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,9 @@ from mutations import limited, mutated
 from covarium import checkpoint
 from covarium.config import RunConfig, build, read_yaml
 from covarium.data import Frame, read, read_structures
+from covarium.data.convert import convert
 from covarium.data.survey import Survey
+from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
 from covarium.models import EquiformerV2
 from covarium.tasks import Potential
@@ -127,6 +130,10 @@ def read_config(path: Path) -> None:
     build(RunConfig, read_yaml(path))
 
 
+def read_samples(path: Path) -> None:
+    assert all(np.isfinite(sample.positions).all() for sample in read_tokens([path]))
+
+
 DATA = (read_labelled, read_bare, read_all)
 READERS: dict[str, tuple[Callable[[Path], None], ...]] = {"run.yaml": (read_config,), "m.safetensors": (load,)}
 
@@ -191,6 +198,65 @@ def test_damaged_arrays_under_sound_checksums(tmp_path: Path) -> None:
         return packed(members | {name: mutated(members[name], rng)})
 
     mutate_and_read(tmp_path / "a.npz", b"", 150, 5, one_damaged)
+
+
+def token_arrays(kind: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    if kind == "n-body":
+        return {"m": np.ones((6, 4)), **{x: rng.normal(size=(6, 4, 3)) for x in ("x_initial", "v_initial", "x_final")}}
+    return {
+        "positions": rng.normal(size=(12, 3)), "vectors": rng.normal(size=(12, 2, 3)),
+        "target_scalars": rng.normal(size=(12, 1)), "counts": np.array([5, 4, 3]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["own", "n-body"])
+def test_damaged_tokens(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the archive, and of its arrays under sound checksums."""
+    path = tmp_path / "tokens.npz"
+    members = {}
+    for name, array in token_arrays(kind).items():
+        out = io.BytesIO()
+        np.save(out, array)
+        members[f"{name}.npy"] = out.getvalue()
+    rng = np.random.default_rng(7)
+
+    def inside(_: bytes) -> bytes:
+        name = list(members)[int(rng.integers(len(members)))]
+        return packed(members | {name: mutated(members[name], rng)})
+
+    monkeypatch.setitem(READERS, path.name, (read_samples, token_file))
+    assert mutate_and_read(path, packed(members), 200, 8, bytes) > 0
+    assert mutate_and_read(path, b"", 300, 9, inside) > 0
+
+
+def hdf5(kind: str, path: Path) -> bytes:
+    """ANI's layout, arteries, or our own columns."""
+    waters = [atoms for atoms in molecules(12) if len(atoms) == 3]
+    if kind == "own":
+        ase.io.write(path.with_name("a.extxyz"), waters)
+        convert(path.with_name("a.extxyz"), path)
+        return path.read_bytes()
+    with h5py.File(path, "w") as file:
+        if kind == "ani":
+            group = file.create_group("mol/a")
+            group["coordinates"], group["species"] = arrays()["R"], arrays()["z"]
+            group["energies"], group["forces"] = arrays()["E"], arrays()["F"]
+        else:
+            group = file.create_group("sample")
+            group["pos"], group["wss"] = np.eye(4, 3), np.ones((4, 3))
+            group["face"], group["inlet_idcs"] = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1]]), np.array([0])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["ani", "own", "arteries"])
+def test_damaged_hdf5(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library may end its process or never come back; ours goes on."""
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "3")
+    path = tmp_path / f"{kind}.h5"
+    original = hdf5(kind, path)
+    monkeypatch.setitem(READERS, path.name, (read_samples, token_file) if kind == "arteries" else (read_bare,))
+    mutate_and_read(path, original, 40, 10, bytes)
 
 
 @pytest.mark.slow

@@ -86,6 +86,9 @@ def test_train_evaluate_predict_info(key: str, told: str, data: Path, tmp_path: 
     assert np.abs(values - labels).mean() == pytest.approx(errors["property"]["mae"], rel=1e-4)
 
     capsys.readouterr()
+    assert call("check", "model", run, data, "--frames", "1", "--threads", "1") == 0
+    checked = capsys.readouterr().out
+    assert "float32 against float64" in checked and " checks, 0 failed" in checked
     assert call("info", run) == 0
     assert f"property {key}" in " ".join(capsys.readouterr().out.split())
     assert call("md", run, data) == 2 and f"predicts the property '{key}'" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
 from covarium.workflows.slmc_config import configure
-from covarium.workflows.slmc_report import worst
+from covarium.workflows.slmc_report import too_short, worst
 from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
     "lattice.size=2", "lattice.inverse_temperature=6", "plain.chains=8", "plain.warmup=20", "plain.sweeps=50",
-    "samples.train=400", "samples.valid=100", "samples.test=200", "model.layers=2", "training.steps=16",
-    "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1", "proposal.corrections=2",
+    "samples.train=400", "samples.valid=100", "samples.test=200", "samples.every=2", "model.layers=2",
+    "training.steps=16", "proposal.chains=32", "proposal.warmup=3", "proposal.steps=12", "proposal.sweeps=1",
+    "proposal.corrections=2",
 ]  # fmt: skip
 
 
@@ -79,10 +81,21 @@ def test_what_a_run_leaves(whole: SlmcOutcome) -> None:
     assert [fit["parameters"] for fit in results["fits"]] == [3, 12, 21]
     assert set(results["plain"]["estimates"]) == set(OBSERVABLES)
     assert worst(whole) < 4.5
+    with safe_open(whole.folder / "collect" / "chains.safetensors", "pt") as chains:
+        kept, all_of_them = chains.get_tensor("sample_weights"), chains.get_tensor("series.log_weight")
+    assert len(kept) == 22 and torch.equal(kept, all_of_them[::2])  # 700 samples of 32 chains, every second step
     errors = [fit.test_mse for fit in whole.fits]
     assert errors[2] <= errors[0]
     task = checkpoint.load(whole.folder / "fit-2" / "model.safetensors").task
     assert task.physics["inverse_temperature"] == 6 and task.model.config.num_layers == 2
+
+
+def test_chains_that_are_too_short_are_named(whole: SlmcOutcome) -> None:
+    assert whole.plain is not None
+    for tau, said in ((4.9, 0), (5.1, 1)):  # of 50 sweeps
+        slow = {key: replace(one, tau=tau) for key, one in whole.plain.estimates.items()}
+        lines = too_short(replace(whole, plain=replace(whole.plain, estimates=slow), measured=()))
+        assert len(lines) == said and all("plain.sweeps to 51" in line for line in lines)
 
 
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:
@@ -149,6 +162,7 @@ def test_used_folders_and_empty_ones_are_refused(whole: SlmcOutcome, tmp_path: P
         ("proposals.steps=4", "did you mean 'proposal'"),
         ("training.stepz=4", "did you mean 'steps'"),
         ("lattice.inverse_temperature=-1", "greater than 0"),
+        ("lattice.hund=.nan", "lattice.hund: input should be a finite number"),
         ("model.attention_shells=9", "1 … 9"),
     ],
 )
@@ -189,7 +203,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     sets = [word for assignment in TINY for word in ("--set", assignment)]
     assert call("slmc", "--out", tmp_path / "run", *sets) == 0
     shown = capsys.readouterr().out
-    assert "2 × 2, periodic" in shown and "acceptance, linear model" in shown
+    assert "2 × 2, periodic" in shown and "acceptance, linear" in shown and "acceptance, 2 layers" in shown
     assert shown.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
     assert call("slmc", "--resume", tmp_path / "run") == 0
     assert call("slmc") == 2

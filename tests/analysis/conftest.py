@@ -15,14 +15,14 @@ def evaluation():
 
     def make(frames: int, *, labels=("energy", "forces")) -> Evaluation:
         rng = np.random.default_rng(0)
-        predictions = []
+        evaluation = Evaluation()
         for k in range(frames):
             frame = structure([1, 6, 8] * 2, rng.normal(size=(6, 3)) * 3)
             truth = {"energy": np.array(-900.0 + rng.normal()), "forces": rng.normal(size=(6, 3))}
             frame = replace(frame, labels={name: truth[name] for name in labels}, source="x.xyz", index=k)
             forces = truth["forces"] + 0.05 * rng.normal(size=(6, 3))
-            predictions.append(FramePrediction(frame, float(truth["energy"]) + 0.1, forces, None, -900.0))
-        return Evaluation(tuple(predictions), ())
+            evaluation.add(FramePrediction(frame, float(truth["energy"]) + 0.1, forces, None, -900.0))
+        return evaluation
 
     return make
 

@@ -118,10 +118,12 @@ def test_batches_change_nothing_and_progress_counts(potential, pair, triple):
     one_by_one = evaluate(potential, frames, max_cost=1, progress=lambda done, total: seen.append((done, total)))
     together = evaluate(potential, frames)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    for a, b in zip(one_by_one.predictions, together.predictions, strict=True):
-        assert a.energy == pytest.approx(b.energy, abs=1e-12)
-        assert a.forces == pytest.approx(b.forces, abs=1e-12)
-        assert a.frame is b.frame
+    for a, b in zip(one_by_one.worst(4), together.worst(4), strict=True):
+        assert a.error == pytest.approx(b.error, abs=1e-12)
+        assert a.prediction.energy == pytest.approx(b.prediction.energy, abs=1e-12)
+        assert a.prediction.forces == pytest.approx(b.prediction.forces, abs=1e-12)
+    for a, b in zip(one_by_one.forces(), together.forces(), strict=True):
+        assert a == pytest.approx(b, abs=1e-12)
 
 
 def test_worst_frames_are_named(potential, pair):

@@ -37,7 +37,7 @@ def test_pictures() -> None:
     law = plots.power_law([42, 60], [0.1, 0.08])
     plain = {"energy": GOOD, "density": EXACT}
     for figure in (
-        plots.acceptance([0, 1, 2], [0.5, 0.6, 0.7], [0.4, 0.3, 0.2]),
+        plots.acceptance([0, 1, 2], [GOOD, OTHER, EXACT], [0.4, 0.3, 0.2]),
         plots.scaling([6, 24, 42, 60], [0.2, 0.1, 0.1, 0.08], [False, False, True, True], law),
         plots.scaling([6], [0.2], [False], None),
         plots.observables(plain, [("linear", {"energy": OTHER, "density": EXACT})]),

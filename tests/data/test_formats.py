@@ -12,11 +12,15 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.constraints import FixAtoms
 from spring_waters import springs, waters
 
 from covarium.data import read
+from covarium.data.conversion import resolve
+from covarium.data.formats import load
 from covarium.errors import CovariumError
+from covarium.units import HARTREE
 
 VASP = Path(ase.__file__).parent / "test" / "testdata" / "vasp"
 
@@ -154,3 +158,37 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.extxyz.xz").write_bytes(b"not xz")
     with pytest.raises(CovariumError, match="a.extxyz.xz cannot be read"):
         read([tmp_path / "a.extxyz.xz"])
+
+
+def test_atoms_of_all_frames_one_after_another(tmp_path: Path) -> None:
+    images = [molecule(name) for name in ("H2O", "CH4", "H2O")]
+    places = np.concatenate([atoms.positions for atoms in images])
+    arrays = dict(
+        n_atoms=np.array([3, 5, 3], np.uint8), z=np.concatenate([atoms.numbers for atoms in images]),
+        R=np.round(places * 1e6).astype(np.int32), gap=np.arange(3.0), spread=np.arange(11.0),
+    )  # fmt: skip
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = read([tmp_path / "a.npz"], keys={"property": "gap"}, units={"length": "1e-6 Å"}, need=("property",))
+    assert [float(frame.labels["property"]) for frame in found.frames] == [0.0, 1.0, 2.0]
+    for frame, atoms in zip(found.frames, images, strict=True):
+        np.testing.assert_allclose(frame.positions, atoms.positions, rtol=0, atol=1e-6)
+        assert frame.numbers.tolist() == atoms.numbers.tolist()
+    records = load(tmp_path / "a.npz", {}, None)
+    assert records[1].values["spread"].tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
+    for changed, message in (
+        ({"n_atoms": np.array([3, 5, 2])}, "'n_atoms' counts 10 atoms in 3 frames"),
+        ({"n_atoms": np.array([3, 8, 0])}, "counts 11 atoms"),
+        ({"natoms": np.array([3, 5, 3])}, "expected .*beside one array of their numbers"),
+    ):
+        np.savez(tmp_path / "b.npz", **(arrays | changed))
+        with pytest.raises(CovariumError, match=message):
+            load(tmp_path / "b.npz", {}, None)
+
+
+def test_a_number_before_a_unit() -> None:
+    found = resolve({"length": "1e-3 nm", "energy": "0.5 Hartree", "forces": "1e-3 eV/Å"}, [])
+    assert found.size["length"] == pytest.approx(0.01) and found.names["length"] == "1e-3 nm"
+    assert found.size["energy"] == pytest.approx(HARTREE / 2) and found.size["forces"] == pytest.approx(1e-3)
+    for wrong in ("1e-3", "e3 Å", "1e-3 lightyears"):
+        with pytest.raises(CovariumError, match="unit of length"):
+            resolve({"length": wrong}, [])

@@ -8,10 +8,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from covarium.data.processes import ahead, apart
+from covarium.data import processes, read
+from covarium.data.processes import ProcessStalled, ahead, apart
 from covarium.errors import CovariumError
 
 
@@ -101,3 +103,48 @@ def test_apart() -> None:
     assert list(itertools.islice(apart(some, 10**9), 100)) == list(range(100))
     with pytest.raises(CovariumError, match="signal 7"):
         list(apart(some, 70))
+
+
+def test_a_process_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stalls(count: int) -> Iterator[int]:
+        yield from range(count)
+        time.sleep(1000)
+
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "0.5")
+    begun = time.monotonic()
+    found = apart(stalls, 64)
+    assert list(itertools.islice(found, 64)) == list(range(64))
+    with pytest.raises(ProcessStalled, match=r"nothing was read for 0\.5 s.*COVARIUM_READ_TIMEOUT"):
+        next(found)
+    assert time.monotonic() - begun < 20
+    assert not multiprocessing.active_children()
+
+
+def test_slow_is_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each item takes less than the limit, a part of 64 of them more."""
+
+    def slow(count: int) -> Iterator[int]:
+        for k in range(count):
+            time.sleep(0.1)
+            yield k
+
+    monkeypatch.setattr(processes, "OFTEN", 0.3)
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "1.5")
+    assert list(apart(slow, 40)) == list(range(40))
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", ""])
+def test_a_limit_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", value)
+    with pytest.raises(CovariumError, match="COVARIUM_READ_TIMEOUT=.* positive number of seconds"):
+        list(apart(range, 3))
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.lmdb"])
+def test_a_file_that_never_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that nobody writes to stands for a disk that hangs: opening it takes for ever."""
+    os.mkfifo(tmp_path / name)
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "1")
+    with pytest.raises(CovariumError, match=rf"{name} is damaged, or its disk does not answer.*Else copy it again"):
+        read([tmp_path / name])
+    assert not multiprocessing.active_children()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import time
@@ -16,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spring_waters import waters
 
-from covarium.data import Frame, read, store_writing
+from covarium.data import Frame, read, store_writing, writers
 from covarium.data.convert import convert
+from covarium.data.formats import load
 from covarium.data.store import Rest, Store
 from covarium.data.store_writing import Writer
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 
 FORMATS = (".frames", ".extxyz", ".traj", ".db", ".aselmdb", ".npz", ".h5")
 number = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x + 0.0)  # no −0, which JSON and text keep as they like
@@ -232,6 +235,89 @@ def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
+@pytest.mark.parametrize("suffix", [".extxyz", ".traj", ".db", ".aselmdb", ".npz", ".h5"])
+def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
+    """From our own set to another format: extended xyz goes on after the blocks it has, the others begin anew; what
+    comes out is whole, the same, and alone in its folder."""
+    source = tmp_path / "a.extxyz"
+    ase.io.write(source, rich(120))
+    small_blocks(source, tmp_path / "own.frames")
+    convert(tmp_path / "own.frames", tmp_path / f"whole{suffix}")
+    folder = tmp_path / "new"
+    folder.mkdir()
+    out = folder / f"b{suffix}"
+    context, rng, killed = multiprocessing.get_context("fork"), np.random.default_rng(), 0
+    journal = folder / f"{out.name}.partial" / f"{out.name}.journal"
+    place = folder / f".{out.name}.tmp"
+    continued = suffix == ".extxyz"
+    while not out.exists():
+        before = journal.stat().st_mtime_ns if journal.exists() else 0
+        process = context.Process(target=convert, args=(tmp_path / "own.frames", out))
+        process.start()
+        while process.is_alive():
+            begun = journal.exists() and journal.stat().st_mtime_ns > before if continued else place.exists()
+            if killed < 4 and begun:
+                time.sleep(rng.uniform(0, 0.02))
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.join(100)
+        killed += process.exitcode == -signal.SIGKILL
+        if continued and journal.exists():
+            blocks = json.loads(journal.read_text())["blocks"]
+            assert blocks >= killed  # at least one more each time
+    assert killed >= 1
+    assert [path.name for path in folder.iterdir()] == [out.name]
+    if suffix == ".db":  # holds the time of writing
+        assert [r.values["energy"] for r in load(out, {}, None)] == [
+            r.values["energy"] for r in load(tmp_path / "whole.db", {}, None)
+        ]
+    else:
+        assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("own.frames", "b.extxyz"), ("own.frames", "b.npz"), ("a.traj", "b.db")]
+)
+def test_two_conversions_into_one_file(tmp_path: Path, source: str, target: str) -> None:
+    """The second one is refused as long as the first is at work, and the first one's file is whole."""
+    ase.io.write(tmp_path / "a.traj", rich(150))
+    small_blocks(tmp_path / "a.traj", tmp_path / "own.frames")
+    out = tmp_path / target
+    process = multiprocessing.get_context("fork").Process(target=convert, args=(tmp_path / source, out))
+    process.start()
+    refused = 0
+    while not (tmp_path / f".{target}.tmp").exists() and process.is_alive():
+        time.sleep(0.0005)
+    while process.is_alive():
+        with pytest.raises(CovariumError, match="another process is writing|exists already"):
+            convert(tmp_path / source, out)
+        refused += 1
+        time.sleep(0.001)
+    process.join()
+    assert refused and process.exitcode == 0
+    assert len(load(out, {}, None)) == 150
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.traj", target, "own.frames"]
+
+
+def test_a_text_half_written_of_another_set_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_writing, "BLOCK", 2)
+    for name, count in (("a", 6), ("b", 9)):
+        ase.io.write(tmp_path / f"{name}.extxyz", rich(count)[-6:])
+        convert(tmp_path / f"{name}.extxyz", tmp_path / f"{name}.frames")
+
+    def stop(path: Path, text: str) -> None:
+        replace_text(path, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writers, "replace_text", stop)
+        convert(tmp_path / "a.frames", tmp_path / "out.xyz")
+    convert(tmp_path / "b.frames", tmp_path / "out.xyz")
+    convert(tmp_path / "b.frames", tmp_path / "whole.xyz")
+    assert (tmp_path / "out.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
+
+
 def test_another_conversion_and_a_changed_source_are_not_continued(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "a.extxyz", waters(5))
     writer = Writer(tmp_path / "b.frames.partial")
@@ -250,3 +336,59 @@ def test_same_bytes_every_time(tmp_path: Path, suffix: str) -> None:
         convert(tmp_path / "a.traj", tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.traj", f"one{suffix}", f"two{suffix}"])
+
+
+def named_like_structures() -> list[Atoms]:
+    found = waters(3)
+    for k, atoms in enumerate(found):
+        atoms.info |= {"numbers": "z", "positions": f"p{k}", "cell": "x", "momenta": 3, "id": 8, "age": 1.5}
+    return found
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_values_with_the_names_of_a_structure(tmp_path: Path, suffix: str) -> None:
+    ase.io.write(tmp_path / "a.traj", named_like_structures())
+    first = convert(tmp_path / "a.traj", tmp_path / "a.frames")
+    assert not first.left_out
+    convert(tmp_path / "a.frames", tmp_path / f"b{suffix}", limit=3 if suffix == ".frames" else None)
+    convert(tmp_path / f"b{suffix}", tmp_path / "c.frames")
+    for k in range(3):
+        rest = Store(tmp_path / "c.frames").rest(k)
+        assert rest.info == {"numbers": "z", "positions": f"p{k}", "cell": "x", "momenta": 3, "id": 8, "age": 1.5}
+        assert not rest.arrays
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_types_and_places_are_kept_or_listed(tmp_path: Path, suffix: str) -> None:
+    """Truth values, arrays of one number, lists, and what belongs to atoms and not to the whole."""
+    atoms = waters(1)[0]
+    atoms.info |= {"flag": True, "one": np.array([1.0]), "seven": np.array([7]), "list": [1, 2], "words": ["a", "b c"]}
+    atoms.set_masses([16.0, 1.0, 2.0])
+    atoms.set_momenta(np.arange(9.0).reshape(3, 3))
+    ase.io.write(tmp_path / "a.traj", atoms)
+    convert(tmp_path / "a.traj", tmp_path / "a.frames")
+    made = convert(tmp_path / "a.frames", tmp_path / f"b{suffix}", limit=1 if suffix == ".frames" else None)
+    convert(tmp_path / f"b{suffix}", tmp_path / "c.frames")
+    was, now = (Store(tmp_path / name).rest(0) for name in ("a.frames", "c.frames"))
+    for part in ("info", "arrays"):
+        before, after = dict(getattr(was, part)), dict(getattr(now, part))
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            if suffix == ".extxyz" and key == "list":
+                assert after[key].tolist() == value
+                continue
+            assert type(after[key]) is type(value) and np.shape(after[key]) == np.shape(value), key
+            assert np.array_equal(after[key], value), key
+    listed = ["'list': a list, read back as an array, in 1 frames"] if suffix == ".extxyz" else []
+    assert made.left_out == listed
+
+
+def test_a_value_that_another_one_hides_is_listed(tmp_path: Path) -> None:
+    atoms = waters(1)[0]
+    atoms.set_tags([1, 2, 3])
+    atoms.info["tags"] = "of the whole"
+    ase.io.write(tmp_path / "a.traj", atoms)
+    left_out = convert(tmp_path / "a.traj", tmp_path / "a.frames").left_out
+    assert left_out == [
+        "'tags' of the whole structure: its atoms or its labels have another value of that name, in 1 frames"
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from spring_waters import frame
 
 from covarium.data import StoredFrames, read, store_writing
 from covarium.data.columns import columns
-from covarium.data.store import COLUMNS, Rest, Store
+from covarium.data.store import COLUMNS, Rest, Store, header_hash
 from covarium.data.store_writing import Writer
 from covarium.errors import CovariumError
 
@@ -34,7 +36,7 @@ def test_frames_and_blocks(path: Path) -> None:
     assert len(frames) == 10 and frames[-1].labels == {"energy": -19.0} and frames[3].group == "t3"
     assert [f.index for f in frames[2:5]] == [2, 3, 4]
     some = frames.take(np.array([0, 1, 5, 9]))
-    parts = list(columns(some, verify=True))
+    parts = list(columns(some))
     assert [part.index.tolist() for part in parts] == [[0, 1], [2], [3]]
     assert np.concatenate([part.label("energy") for part in parts]).tolist() == [-10.0, -11.0, -15.0, -19.0]
     assert np.concatenate([part.numbers for part in parts]).tolist() == [6, 8, 8, 1, 1, 8, 1, 1, 8, 1, 1]
@@ -82,6 +84,36 @@ def test_what_belongs_to_the_conversion_is_refused_afterwards(path: Path, tmp_pa
     (tmp_path / "b.xyz").write_text("1\n\nH 0 0 0\n")
     with pytest.raises(CovariumError, match="b.xyz cannot be read together.*covarium data convert"):
         read([path, tmp_path / "b.xyz"])
+
+
+@pytest.mark.parametrize("label", [{"need": ["energy"]}, {"need": ["property"], "keys": {"property": "dose"}}])
+def test_changed_bytes_are_found_before_anything_is_read(tmp_path: Path, label: dict[str, Any]) -> None:
+    writer = Writer(tmp_path / "a.frames")
+    for k in range(10):
+        writer.append(frame("OHH", -10.0 - k, index=k), Rest({"dose": k + 1.0}, {}))
+    writer.finish(theory="", group=None, notes=[], left_out=[])
+    writer.close()
+    assert len(read([tmp_path / "a.frames"], **label).frames) == 10
+    file = tmp_path / "a.frames" / "positions.bin"
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CovariumError, match=r"a\.frames, frames 0 to 9: they do not match their sha256"):
+        read([tmp_path / "a.frames"], **label)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {}, [3], -1, {"frame": "x"}, {"frame": -1, "atom": 0, "rest": 0}])
+@pytest.mark.parametrize("key", ["totals", "elements", "labels", "nonzero", "notes", "left_out", "theory", "journal",
+                                 "group", "version", "kind"])  # fmt: skip
+def test_a_header_of_wrong_types_with_a_sound_hash(path: Path, key: str, value: object) -> None:
+    """Whoever makes a hash may write anything before it."""
+    header = json.loads((path / "header.json").read_text())
+    header[key] = value
+    (path / "header.json").write_text(json.dumps(header | {"sha256": header_hash(header)}))
+    try:
+        len(read([path], need=["energy"]).frames[-1].numbers)
+    except CovariumError as error:
+        assert str(path) in str(error)
 
 
 def test_forces_that_were_lost_are_refused(path: Path) -> None:

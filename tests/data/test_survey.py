@@ -15,7 +15,7 @@ from sound import crystals, labelled, molecules, relabel, write
 
 from covarium.data.findings import KINDS, Finding, accepted
 from covarium.data.survey import Survey
-from covarium.data.verdicts import leaks, references, unknown_elements, verdicts
+from covarium.data.verdicts import _pairs, leaks, references, unknown_elements, verdicts
 from covarium.errors import CovariumError
 from covarium.units import BOHR, HARTREE, KCAL_PER_MOL
 
@@ -314,6 +314,32 @@ def test_leaks_between_files(tmp_path: Path) -> None:
     assert [place.frame for place in found.places] == [4, 9]
     assert "train.extxyz, frame 8" in found.places[0].note and "train.extxyz, frame 22" in found.places[1].note
     assert not list(leaks(survey(write(tmp_path / "other.extxyz", molecules(seed=2)[3:])), training))
+
+
+class Counted:
+    """What is compared of a survey: one composition, and fingerprints."""
+
+    def __init__(self, prints: np.ndarray) -> None:
+        self.compositions, self.columns, self.prints = [b""], self, prints
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.zeros(len(self.prints))
+
+    def fingerprints(self) -> np.ndarray:
+        return self.prints
+
+
+def test_copies_in_very_large_sets() -> None:
+    """However many others lie near in any one number; copies of copies neither hide others nor take long."""
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(60_000, 8)) * 0.006
+    train[1000:21_000] = train[1000]
+    train[50_000:50_300] = train[50_000] + rng.normal(size=(300, 8)) * 1e-12
+    held = np.concatenate([train[:500] + rng.normal(size=(500, 8)) * 1e-6, train[1000:1003], rng.normal(size=(50, 8))])
+    pairs = {(min(pair), max(pair)) for pair in _pairs([Counted(held), Counted(train)])}  # type: ignore[list-item]
+    assert {one for one, other in pairs if one < len(held) <= other} == set(range(503))
+    copies = {max(pair) for pair in _pairs([Counted(train)])}  # type: ignore[list-item]
+    assert copies == {*range(1001, 21_000), *range(50_001, 50_300)}
 
 
 def test_elements_that_training_lacks(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ from covarium.physics.gravity import NBody
 from covarium.physics.tubes import Tube
 from covarium.workflows.making import write_nbody, write_tubes
 
+PACKED = {"positions": np.zeros((20, 3)), "target_positions": np.zeros((20, 3))}
+NBODY = {"m": np.ones((4, 5)), "x_initial": np.zeros((4, 5, 3)), "v_initial": np.zeros((4, 5, 3))}
+NBODY["x_final"] = NBODY["x_initial"]
+WALL = Tube(curvature=0.1).wall(8, 6)
+ARTERY = {"pos": WALL.positions, "face": WALL.faces, "wss": WALL.shear, "inlet_idcs": WALL.inlet}
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
@@ -70,6 +76,27 @@ def test_published_artery_format(tmp_path: Path) -> None:
         read_tokens([tmp_path / "bad.hdf5"])
 
 
+def test_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
+    wall = Tube(curvature=0.1).wall(8, 6)
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        group = file.create_group("sample")
+        group["pos"], group["face"], group["wss"], group["inlet_idcs"] = (
+            wall.positions,
+            wall.faces,
+            wall.shear,
+            wall.inlet,
+        )
+    with h5py.File(tmp_path / "whole.hdf5", "w") as file:
+        file["sample"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/sample")
+    with h5py.File(tmp_path / "part.hdf5", "w") as file:
+        group = file.create_group("sample")
+        group["face"], group["wss"], group["inlet_idcs"] = wall.faces, wall.shear, wall.inlet
+        group["pos"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/sample/pos")
+    for name in ("whole", "part"):
+        with pytest.raises(CovariumError, match=f"{name}.hdf5: .* is a link to another file"):
+            read_tokens([tmp_path / f"{name}.hdf5"])
+
+
 def test_distance_along_the_surface() -> None:
     # a strip of two triangles: the far corner is reached along edges
     positions = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
@@ -101,6 +128,15 @@ def test_batches(tmp_path: Path) -> None:
         ({"scalars": np.full((4, 5, 1), np.nan)}, "sample 0: scalars of token 0 is not finite"),
         ({"counts": np.array([5, 5])}, "beside 'counts'"),
         ({"target_positions": None}, "tokens need 'positions' and a target"),
+        ({"target_positions": None, "target_postions": np.zeros((4, 5, 3))}, "did you mean 'target_positions'"),
+        ({"vector": np.zeros((4, 5, 1, 3))}, "'vector' is no key of tokens; did you mean 'vectors'"),
+        ({"scalars": np.full((4, 5, 1), 1j)}, "'scalars' holds complex128, expected real numbers"),
+        ({"scalars": np.full((4, 5, 1), "a")}, "'scalars' holds <U1, expected real numbers"),
+        ({"positions": np.zeros((4, 0, 3)), "target_positions": np.zeros((4, 0, 3))}, "at least one token"),
+        (PACKED | {"counts": np.full(4, 5.0)}, "positive whole numbers .samples. that add up to 20.* it is float64"),
+        (PACKED | {"counts": np.full((4, 1), 5)}, r"it is int64 \[4, 1\]"),
+        (PACKED | {"counts": np.array([5, 5, 5, 4])}, "with the sum 19"),
+        (PACKED | {"counts": np.array([5, 10, 5, 0])}, "positive whole numbers"),
     ],
 )
 def test_bad_files(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
@@ -108,6 +144,62 @@ def test_bad_files(tmp_path: Path, change: dict[str, np.ndarray | None], message
     np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if v is not None})
     with pytest.raises(CovariumError, match=message):
         read_tokens([tmp_path / "x.npz"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"m": np.ones((3, 5))}, r"'m' has shape \[3, 5\]; expected m \[samples, bodies\]"),
+        ({"v_initial": np.zeros((5, 3))}, r"'v_initial' has shape \[5, 3\]"),
+        ({"x_initial": np.zeros((4, 3))}, "'m' has shape"),
+        ({"x_final": None}, "or the n-body keys m, x_initial, v_initial, x_final"),
+    ],
+)
+def test_bad_nbody_files(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
+    arrays = NBODY | change
+    np.savez(tmp_path / "n.npz", **{k: v for k, v in arrays.items() if v is not None})
+    assert token_file(tmp_path / "n.npz"), "told about tokens, not about atoms"
+    with pytest.raises(CovariumError, match=message):
+        read_tokens([tmp_path / "n.npz"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"face": None}, "'s' has inlet_idcs, pos, wss; expected pos, face, wss and inlet_idcs"),
+        ({"wss": None}, "'s' has face, inlet_idcs, pos; expected"),
+        ({"face": WALL.faces.T}, r"'s' has pos \[48, 3\], face \[3, 84\], wss"),
+        ({"face": WALL.faces + 1}, "'face' holds 1 to 48; expected indices of vertices, 0 to 47"),
+        ({"face": WALL.faces - 1}, "'face' holds -1 to 46"),
+        ({"face": WALL.faces.astype(float)}, "'face' holds float64, expected whole numbers"),
+        ({"inlet_idcs": np.array([], dtype=int)}, "'inlet_idcs' holds nothing"),
+        ({"inlet_idcs": np.array([99])}, "'inlet_idcs' holds 99 to 99"),
+        ({"wss": WALL.shear[:, 0]}, r"wss \[48\]; expected pos and wss"),
+        ({"pos": "here"}, "'pos' holds object, expected real numbers"),
+        ({"face": WALL.faces[:1]}, "'s': vertex 7 of the surface is not connected with the inlet"),
+        ({"wss": np.full((48, 3), np.inf)}, "sample 0: target vectors of token 0 is not finite"),
+    ],
+)
+def test_bad_arteries(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        group = file.create_group("s")
+        for name, value in (ARTERY | change).items():
+            if value is not None:
+                group[name] = value
+    assert token_file(tmp_path / "a.hdf5"), "told about surfaces, not about atoms"
+    with pytest.raises(CovariumError, match=message):
+        read_tokens([tmp_path / "a.hdf5"])
+
+
+def test_extra_arrays_and_no_channels(tmp_path: Path) -> None:
+    """What is no key of tokens is the user's own; zero vectors are as good as none."""
+    zero = {
+        "positions": np.zeros((4, 5, 3)),
+        "target_positions": np.zeros((4, 5, 3)),
+        "vectors": np.zeros((4, 5, 0, 3)),
+    }
+    np.savez(tmp_path / "x.npz", **zero, id=np.arange(4))
+    assert read_tokens([tmp_path / "x.npz"])[0].vectors.shape == (5, 0, 3)
 
 
 def test_other_files_are_not_tokens(tmp_path: Path) -> None:

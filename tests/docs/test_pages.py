@@ -13,7 +13,12 @@ import typer
 from covarium.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/*.md"))]
+WRITTEN = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks/README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 TOOLS = {"nproc-per-node"}  # of torchrun
 
 
@@ -62,6 +67,31 @@ def test_pages_print_what_stands_there(tmp_path):
         (["drift +0.35 meV over 0.1 ps"], ["drift -1.2e-05 meV  over 0.1 ps "], True),
         (["estimate  9.49 s, 437 MiB"], ["estimate 2 min, 1.2 GiB"], True),
         (["60 frames of 9 atoms"], ["61 frames of 9 atoms"], False),
+        (["split 45 training, 3 validation"], ["split 45 training, 4 validation"], False),
+        (["periodic in 3 directions"], ["periodic in 2 directions"], False),
+        (["model equiformer_v2, 137,361 parameters"], ["model equiformer_v2, 137,362 parameters"], False),
+        (["(num_layers 1, lmax 2)"], ["(num_layers 1, lmax 3)"], False),
+        (["H   120   316.7   0.91"], ["H   120   301.2   0.92"], True),
+        (["H   120   316.7   0.91"], ["H   121   316.7   0.91"], False),
+        (["force vector  1019  23.50"], ["force vector  998.3  23.02"], True),
+        (["cutoff 5 Å  (chosen)"], ["cutoff 6 Å  (chosen)"], False),
+        (["100 steps of 0.5 fs, nve, 100 K"], ["100 steps of 0.25 fs, nve, 100 K"], False),
+        (["100 steps of 0.5 fs, nve, 100 K"], ["100 steps of 0.5 fs, nve, 300 K"], False),
+        (["mean temperature 57 K"], ["mean temperature 59 K"], True),
+        (["34 steps: converged"], ["35 steps: converged"], True),
+        (["100 steps: finished"], ["99 steps: finished"], False),
+        (["translation 5.3e-15 ≤ 1e-10 ok"], ["translation 1.1e-15 ≤ 1e-10 ok"], True),
+        (["translation 5.3e-15 ≤ 1e-10 ok"], ["translation 5.3e-15 ≤ 1e-09 ok"], False),
+        (["30 checks, 0 failed"], ["30 checks, 1 failed"], False),
+        (["report: errors/report.html"], ["report: error/report.html"], False),
+        (["torch 2.13.0+cpu"], ["torch 2.14.1"], True),
+        (["loss 1 × energy mae + 1 × forces l2"], ["loss 1 × energy mae + 10 × forces l2"], False),
+        (["cutoff  5.0"], ["cutoff  6.0"], False),
+        (["cutoff  5.0"], ["cutoff  5.0"], True),
+        (["  1 layer  12  0.0325  0.919  0.662  0.37  1.5"], ["  1 layer  12  0.0341  0.923  0.7  0.4  1.4"], True),
+        (["  1 layer  12  0.0325  0.919  0.662  0.37  1.5"], ["  1 layer  13  0.0325  0.919  0.662  0.37  1.5"], False),
+        (["gain over local updates  (6.0 ± 1.6) ×"], ["gain over local updates  (10.2 ± 3) ×"], True),
+        (["a.frames: 0 MiB"], ["a.frames: 13 MiB"], True),
         (["energy from 'energy'"], ["energy from 'REF_energy'"], False),
         (["a", "b", "c"], ["a", "…", "c"], True),
         (["a", "b", "c", "d"], ["a", "…", "c", "…", "d"], True),

@@ -1,8 +1,10 @@
 """A full disk ends a run with one message, and what was complete stays complete."""
 
+import lzma
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import ase.io
@@ -13,6 +15,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from covarium.checkpoint import load
+from covarium.data.formats import stream
+from covarium.errors import CovariumError
 from covarium.simulation.record import load_state
 
 SIZE = 8 * 1024**2
@@ -73,6 +77,16 @@ def test_training_and_dynamics(data: Path, tmp_path: Path, small_disk: Path) -> 
     (small_disk / "ballast").unlink()
     go_on = ("md", model, "--resume", "--steps", str(step + 20), "--out", small_disk / "md")
     assert covarium(*go_on).returncode == 0
+
+
+def test_no_place_to_decompress(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place that is full is named, and not the file."""
+    path = tmp_path / "a.extxyz.xz"
+    path.write_bytes(lzma.compress(b"1\n\nH 0 0 0\n" * 10**6))
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(CovariumError, match=r"temporary folder .*disk: No space left on device; free .* TMPDIR"):
+        next(stream(path, {}))
+    assert not list(small_disk.iterdir())
 
 
 def leave(disk: Path, free: int) -> None:

@@ -54,6 +54,7 @@ RECIPES = {
     "md17-l2": "graph_attention_transformer_nonlinear_exp_l2_md17",
     "md17-l3": "graph_attention_transformer_nonlinear_exp_l3_md17",
     "md17-l2-dot-product": "dot_product_attention_transformer_exp_l2_md17",
+    "qm9": "graph_attention_transformer_nonlinear_l2",
     "qm9-u0": "graph_attention_transformer_nonlinear_bessel_l2_drop00",
     "oc20-is2re": "oc20_graph_attention_transformer__l1_256_nonlinear_g2_local",
 }
@@ -64,6 +65,12 @@ def test_recipes_are_published_models(recipe: str) -> None:
     model = dict(configure(recipe=f"equiformer-{recipe}").model)
     assert model.pop("name") == "equiformer"
     assert build(EquiformerConfig, model) == config_of(RECIPES[recipe])
+
+
+@pytest.mark.parametrize(("recipe", "drop"), [("r2", 0.1), ("zpve", 0.2)])
+def test_targets_that_share_the_model_of_the_energies(recipe: str, drop: float) -> None:
+    energies = dict(configure(recipe="equiformer-qm9-u0").model)
+    assert dict(configure(recipe=f"equiformer-qm9-{recipe}").model) == energies | {"alpha_drop": drop}
 
 
 def test_data_sets_and_kinds_of_attention() -> None:

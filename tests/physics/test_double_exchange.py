@@ -127,7 +127,9 @@ def test_bound_holds() -> None:
     assert float((model.spectrum(up) + 2.0).abs().max()) <= model.bound + 1e-12
 
 
-@pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"beta": float("inf")}, {"size": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"beta": 0.0}, {"beta": float("inf")}, {"size": 1}, {"t": float("nan")}, {"mu": float("inf")}]
+)
 def test_refuses_nonsense(wrong: dict) -> None:
     with pytest.raises(CovariumError, match="got"):
         DoubleExchange(**({"size": 4} | wrong))

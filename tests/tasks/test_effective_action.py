@@ -1,5 +1,7 @@
 """The fit of log weights: closed form where there is one, training in between, and the file it is kept in."""
 
+import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from covarium.data.spin_samples import SpinSamples
 from covarium.errors import CovariumError
 from covarium.models.spin_transformer import Config, SpinTransformer, deepened
 from covarium.systems.spin_field import SpinField
-from covarium.tasks.effective_action import EffectiveAction
+from covarium.tasks.effective_action import EffectiveAction, independent_acceptance
 from covarium.training import Settings, train
 
 
@@ -101,3 +103,15 @@ def test_samples_refuse_what_does_not_fit() -> None:
     field = SpinField.random(3, 4, torch.Generator())
     with pytest.raises(CovariumError, match="3 spin fields have 2 weights"):
         SpinSamples(field, torch.zeros(2))
+
+
+def test_acceptance_between_independent_configurations() -> None:
+    """Errors that are normally distributed are accepted at erfc(σ/2); a perfect model always, whatever its constant."""
+    rng = torch.Generator().manual_seed(0)
+    for sigma in (0.3, 1.0):
+        off = sigma * torch.randn(100_000, generator=rng, dtype=torch.float64) - 700.0
+        assert abs(independent_acceptance(off) - math.erfc(sigma / 2)) < 0.005
+    assert abs(independent_acceptance(torch.full((5,), 3.0, dtype=torch.float64)) - 1) < 1e-12
+    few = torch.tensor([0.0, -1.0, 0.5], dtype=torch.float64)
+    pairs = [min(a, b) for a, b in itertools.combinations(few.exp().tolist(), 2)]
+    assert abs(independent_acceptance(few) - sum(pairs) / 3 / float(few.exp().mean())) < 1e-12

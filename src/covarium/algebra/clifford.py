@@ -138,7 +138,8 @@ class Clifford:
 
     @cached_property
     def join_terms(self) -> Terms:
-        """The regressive product dual(dual x ∧ dual y), with the same map for dual and undual."""
+        """The regressive product dual(dual x ∧ dual y), with the same map for dual and undual (published code); with an
+        even number of generators its odd grades are the negative of those by the inverse map."""
         places, signs = self.dual_table
         back = np.argsort(places)
         out, left, right, sign = self.wedge_terms

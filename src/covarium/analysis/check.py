@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from ase.data import covalent_radii
 
 from covarium.data import Frame
 from covarium.systems import AtomGraph, GraphSpec, atom_graph
-from covarium.tasks import Potential, Prediction, Property
+from covarium.tasks import Potential, Prediction, Property, PropertyPrediction
 
 MAX_COST = 20_000  # edges + 4 atoms in one pass
+CUSP = 0.03  # of the scale: beyond it, differences over 1e-4 Å say the slope of a length to 1e-8
+DIRECTION = (0.36, 0.48, 0.8)  # of unit length, on no axis
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,25 @@ def largest(values: Iterable[float]) -> float:
     return float(np.max(list(values)))
 
 
+class Words(NamedTuple):
+    """What a probe's numbers are called: value and slope with their units, and the check of one by the other."""
+
+    value: str
+    unit: str
+    slope: str
+    slope_unit: str
+    derivative: str
+
+
 class Probe:
     """A copy of a potential, in evaluation mode and in one dtype, that answers for frames.
 
     Element references are taken to be zero, so that an error is one of what the model says: beside constants of 10⁴ eV
     a relative one would vanish, and an absolute one be lost in rounding. Neighbours are found anew for every frame.
     """
+
+    floor = 0.0
+    words = Words("energy", "eV", "force", "eV/Å", "forces = −dE/dr (eV/Å)")
 
     def __init__(self, potential: Potential, dtype: torch.dtype = torch.float64) -> None:
         self.potential = copy.deepcopy(potential).to(dtype).eval().requires_grad_(False)
@@ -71,6 +86,19 @@ class Probe:
     def __call__(self, frame: Frame) -> Prediction:
         return self.predict(self.system([frame]))
 
+    def in_dtype(self, dtype: torch.dtype) -> Probe:
+        """The same potential in another precision."""
+        return Probe(self.potential, dtype)
+
+    def differentiable(self, system: AtomGraph) -> torch.Tensor:
+        """[B] energies with their graph."""
+        return self.potential.evaluate(system, forces=False, stress=False).energy
+
+    def with_slope(self, frames: Sequence[Frame]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Energies [B] eV and forces [N, 3] eV/Å of frames in one batch."""
+        prediction = self.predict(self.system(frames))
+        return prediction.energy, prediction.forces
+
     def energies(self, frames: Sequence[Frame]) -> torch.Tensor:
         """[B] eV, many frames in batches of bounded cost."""
         parts = []
@@ -78,6 +106,78 @@ class Probe:
             system = AtomGraph.collate(batch).to(self.device)
             parts.append(self.potential.predict(system, forces=False).energy.cpu())
         return torch.cat(parts)
+
+
+class PropertyProbe:
+    """A copy of a property task, as ``Probe`` is one of a potential: references and offset are taken to be zero and the
+    scale to be one, so that deviations are those of what the model says, in units of the scale.
+
+    Where one number is needed, it is a vector's component along ``DIRECTION``; its slope is −∂y/∂r, as a force is.
+
+    Attributes:
+        floor: of the scale; deviations of smaller values, which may vanish by symmetry, are told relative to it.
+    """
+
+    floor = 1e-3
+
+    words = Words("value", "scale", "slope", "scale/Å", "slope = −dy/dr (scale/Å)")
+    conservative = True
+
+    def __init__(self, task: Property, dtype: torch.dtype = torch.float64) -> None:
+        self.task = copy.deepcopy(task).to(dtype).eval().requires_grad_(False)
+        self.task.reference_table = torch.where(task.reference_table.isnan(), task.reference_table, 0.0)
+        self.task.offset, self.task.scale = 0.0, torch.ones_like(task.scale)
+        self.dtype = dtype
+        self.device: torch.device = task.scale.device
+        self.spec: GraphSpec = task.model.spec
+        self.group: str = task.model.group
+        self.elements = task.elements
+        # a dipole moment or spatial extent has no meaning in a crystal
+        self.periodic = not task.model.outputs & {"dipole", "spatial_extent"}
+
+    def system(self, frames: Sequence[Frame]) -> AtomGraph:
+        """All frames in one batch."""
+        return AtomGraph.collate([frame_graph(self.task, f, self.dtype) for f in frames]).to(self.device)
+
+    def predict(self, system: AtomGraph) -> PropertyPrediction:
+        return self.task.predict(system)
+
+    def __call__(self, frame: Frame) -> PropertyPrediction:
+        return self.predict(self.system([frame]))
+
+    def near_cusp(self, frame: Frame) -> bool:
+        """Whether the value is the length of a vector that nearly vanishes, where it has no derivative."""
+        return self.task.readout == "length" and bool(self(frame).value.abs().max() < CUSP)
+
+    def in_dtype(self, dtype: torch.dtype) -> PropertyProbe:
+        """The same task in another precision."""
+        return PropertyProbe(self.task, dtype)
+
+    def differentiable(self, system: AtomGraph) -> torch.Tensor:
+        """[B] values with their graph."""
+        values = self.task.values(system)
+        return values if values.ndim == 1 else values @ values.new_tensor(DIRECTION)
+
+    def with_slope(self, frames: Sequence[Frame]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Values [B] and slopes [N, 3] of frames in one batch."""
+        system = self.system(frames)
+        positions = system.positions.clone().requires_grad_()
+        with torch.enable_grad():
+            values = self.differentiable(replace(system, positions=positions))
+            (gradient,) = torch.autograd.grad(values.sum(), positions, allow_unused=True, materialize_grads=True)
+        return values.detach(), -gradient
+
+    def energies(self, frames: Sequence[Frame]) -> torch.Tensor:
+        """[B] values, many frames in batches of bounded cost."""
+        with torch.no_grad():
+            parts = [
+                self.differentiable(AtomGraph.collate(batch).to(self.device)).cpu()
+                for batch in batches([frame_graph(self.task, f, self.dtype) for f in frames], MAX_COST)
+            ]
+        return torch.cat(parts)
+
+
+AnyProbe = Probe | PropertyProbe
 
 
 def frame_graph(potential: Potential | Property, frame: Frame, dtype: torch.dtype) -> AtomGraph:

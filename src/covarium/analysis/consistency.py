@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
-from covarium.analysis.check import Check, Probe, largest, structure
+from covarium.analysis.check import AnyProbe, Check, Probe, PropertyProbe, largest, structure
 from covarium.analysis.equivariance import deviations
 from covarium.data import Frame
 from covarium.errors import CovariumError
@@ -17,31 +17,27 @@ from covarium.tasks import Prediction
 FAR = 40.0  # Å between what must not see each other, beyond the cutoff
 
 
-def batch_equals_single(probe: Probe, frames: Sequence[Frame], *, level: float = 1e-10) -> Check:
+def batch_equals_single(probe: AnyProbe, frames: Sequence[Frame], *, level: float = 1e-10) -> Check:
     """Relative deviation between frames predicted together and one by one."""
     together = probe.predict(probe.system(frames))
     alone = [probe.predict(probe.system([f])) for f in frames]
     # stress exists in a batch only when every structure has a volume
-    joined = Prediction(
-        energy=torch.cat([p.energy for p in alone]),
-        atom_energy=torch.cat([p.atom_energy for p in alone]),
-        forces=None if together.forces is None else torch.cat([p.forces for p in alone if p.forces is not None]),
-        stress=None if together.stress is None else torch.cat([p.stress for p in alone if p.stress is not None]),
-    )
-    value = largest(d.relative for d in deviations(together, joined).values())
+    known = [field.name for field in fields(together) if getattr(together, field.name) is not None]
+    joined = {name: torch.cat([getattr(p, name) for p in alone]) for name in known}
+    value = largest(d.relative for d in deviations(together, type(together)(**joined), probe.floor).values())
     return Check("batch = single", value, level, f"{len(frames)} structures")
 
 
-def no_gradient_across(probe: Probe, frames: Sequence[Frame]) -> Check:
-    """Largest |dE_a/dr_b| for structures a ≠ b of one batch; must be exactly zero."""
+def no_gradient_across(probe: AnyProbe, frames: Sequence[Frame]) -> Check:
+    """Largest |dE_a/dr_b|, or of a property, for structures a ≠ b of one batch; must be exactly zero."""
     system = probe.system(frames)
     positions = system.positions.clone().requires_grad_()
     with torch.enable_grad():
-        energy = probe.potential.evaluate(replace(system, positions=positions), forces=False, stress=False).energy
+        values = probe.differentiable(replace(system, positions=positions))
         worst = 0.0
         for a in range(len(frames)):
             (gradient,) = torch.autograd.grad(
-                energy[a], positions, retain_graph=True, allow_unused=True, materialize_grads=True
+                values[a], positions, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             outside = gradient[system.batch != a].abs()
             worst = largest([worst, *outside.flatten().tolist()])
@@ -121,14 +117,28 @@ def no_edges(probe: Probe, *, level: float = 1e-10) -> Check:
     return Check("graph without edges (eV)", float((together - alone.sum()).abs()), level, f"{len(numbers)} atoms")
 
 
-def deterministic(probe: Probe, frames: Sequence[Frame]) -> Check:
+def deterministic(probe: AnyProbe, frames: Sequence[Frame]) -> Check:
     """Largest difference between two predictions of the same batch; must be exactly zero."""
     system = probe.system(frames)
     value = largest(d.absolute for d in deviations(probe.predict(system), probe.predict(system)).values())
     return Check("repeat", value, 0.0, "same batch twice")
 
 
-def single_precision(probe: Probe, frame: Frame, *, level: float = 1e-3) -> Check:
-    """Relative deviation of forces in float32 from those in float64."""
-    value = deviations(Probe(probe.potential, torch.float32)(frame), probe(frame))["forces"]
-    return Check("float32 against float64", value.relative, level, f"largest difference {value.absolute:.1e} eV/Å")
+def single_precision(probe: AnyProbe, frame: Frame, *, level: float = 1e-3) -> Check:
+    """Relative deviation in float32 from float64, of forces, or of a property."""
+    found = deviations(probe.in_dtype(torch.float32)(frame), probe(frame), probe.floor)
+    value, unit = (found["forces"], "eV/Å") if "forces" in found else (found["value"], probe.words.unit)
+    return Check("float32 against float64", value.relative, level, f"largest difference {value.absolute:.1e} {unit}")
+
+
+def isolated_values(probe: PropertyProbe) -> Check:
+    """Of an atom alone: a vector has no direction to take, and nothing depends on where the atom is; the largest
+    component of vectors and of slopes, over all elements."""
+    frames = [structure([z], np.zeros((1, 3))) for z in probe.elements]
+    values = probe.predict(probe.system(frames)).value
+    _, slope = probe.with_slope(frames)
+    assert slope is not None
+    beyond = [float(slope.abs().max()), *([float(values.abs().max())] if values.ndim == 2 else [])]
+    value = largest(beyond) if bool(torch.isfinite(values).all()) else float("nan")
+    note = "vectors and slopes" if values.ndim == 2 else f"slopes; values ≤ {float(values.abs().max()):.3g}"
+    return Check("isolated atom (scale, scale/Å)", value, 1e-10, note)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from covarium.algebra.rotations import random_rotations
-from covarium.analysis.check import Check, Probe, largest
+from covarium.analysis.check import AnyProbe, Check, largest
 from covarium.data import Frame
 from covarium.errors import CovariumError, nearest
+from covarium.tasks import Prediction
 
 Sampler = Callable[[int, torch.Generator], Iterable[Any]]
 
@@ -61,6 +62,7 @@ def check_equivariance(
     group: str | Sampler,
     samples: int = 20,
     seed: int = 0,
+    floor: float = 0.0,
 ) -> dict[str, Deviation]:
     """How far predict(g·system) is from g·predict(system), for random elements g.
 
@@ -70,6 +72,7 @@ def check_equivariance(
         group: a name in ``GROUPS``, or a function (count, generator) → elements, e.g. stacked on the first axis.
         samples: number of elements.
         seed: of the elements.
+        floor: as for ``deviations``.
 
     Returns:
         The largest deviation per output.
@@ -83,13 +86,17 @@ def check_equivariance(
     reference = predict(system)
     worst: dict[str, Deviation] = {}
     for g in sampler(samples, torch.Generator().manual_seed(seed)):
-        found = deviations(predict(system.transform(g)), reference.transform(g))
+        found = deviations(predict(system.transform(g)), reference.transform(g), floor)
         worst = {name: _larger(worst.get(name, deviation), deviation) for name, deviation in found.items()}
     return worst
 
 
-def deviations(one: Any, other: Any) -> dict[str, Deviation]:  # noqa: ANN401 - any dataclass of tensors
+def deviations(one: Any, other: Any, floor: float = 0.0) -> dict[str, Deviation]:  # noqa: ANN401 - any dataclass
     """Largest difference per field of two predictions of the same kind.
+
+    Args:
+        one, other: dataclasses of tensors.
+        floor: the least magnitude that a relative difference is told of.
 
     Raises:
         CovariumError: a prediction is not a dataclass.
@@ -101,7 +108,7 @@ def deviations(one: Any, other: Any) -> dict[str, Deviation]:  # noqa: ANN401 - 
         a, b = getattr(one, field.name), getattr(other, field.name)
         if isinstance(a, Tensor) and isinstance(b, Tensor) and b.numel():
             absolute = float((a - b).abs().max())
-            scale = float(b.abs().max())
+            scale = max(float(b.abs().max()), floor)
             found[field.name] = Deviation(absolute, absolute / scale if scale > 0 else absolute)
     return found
 
@@ -110,42 +117,46 @@ def _larger(one: Deviation, other: Deviation) -> Deviation:
     return Deviation(largest((one.absolute, other.absolute)), largest((one.relative, other.relative)))
 
 
-def equivariance(probe: Probe, frame: Frame, *, level: float = 1e-10, samples: int = 20, seed: int = 0) -> list[Check]:
-    """Relative deviation of energy, forces and stress under the group that the model declares.
+def equivariance(
+    probe: AnyProbe, frame: Frame, *, level: float = 1e-10, samples: int = 20, seed: int = 0
+) -> list[Check]:
+    """Relative deviation of energy, forces and stress, or of a property, under the group that the model declares.
 
     Args:
-        probe: the potential.
+        probe: of the task.
         frame: where to look; bonds exactly on axes compare special frames of an edge with general ones.
         level: highest relative deviation.
         samples: random elements.
         seed: of the elements.
     """
     group = probe.group
-    found = check_equivariance(probe.predict, probe.system([frame]), group, samples, seed)
+    found = check_equivariance(probe.predict, probe.system([frame]), group, samples, seed, probe.floor)
     return [
         Check(f"{group} {name}", d.relative, level, f"{samples} elements, largest {d.absolute:.1e}")
         for name, d in found.items()
     ]
 
 
-def inversion(probe: Probe, frame: Frame) -> Check:
+def inversion(probe: AnyProbe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
     group = probe.group
-    found = check_equivariance(probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1)
+    found = check_equivariance(
+        probe.predict, probe.system([frame]), lambda n, _: -torch.eye(3).expand(n, 3, 3), 1, floor=probe.floor
+    )
     value = largest(d.relative for d in found.values())
     if group in ("SE(3)", "SO(3)"):
         return Check("inversion", value, None, f"the model is {group}: it may tell a molecule from its mirror image")
     return Check("inversion", value, 1e-10)
 
 
-def translation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def translation(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Shift every atom by the same random vector of about 10 Å."""
     shift = np.random.default_rng(seed).normal(size=3) * 6
     moved = replace(frame, positions=frame.positions + shift)
     return _same("translation", probe, frame, moved, level, f"by {np.linalg.norm(shift):.1f} Å")
 
 
-def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def permutation(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Number the atoms in another order."""
     order = np.random.default_rng(seed).permutation(len(frame.numbers))
     arrays = {name: getattr(frame, name)[order] for name in ("numbers", "positions", "fixed", "tags")}
@@ -153,7 +164,7 @@ def permutation(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int =
     return _same("permutation", probe, frame, moved, level, "", order)
 
 
-def lattice_wraps(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
+def lattice_wraps(probe: AnyProbe, frame: Frame, *, level: float = 1e-10, seed: int = 0) -> Check:
     """Move every atom by random lattice vectors, up to two each way, along the periodic directions.
 
     Raises:
@@ -167,13 +178,13 @@ def lattice_wraps(probe: Probe, frame: Frame, *, level: float = 1e-10, seed: int
 
 
 def _same(
-    name: str, probe: Probe, frame: Frame, moved: Frame, level: float, note: str, order: np.ndarray | None = None
+    name: str, probe: AnyProbe, frame: Frame, moved: Frame, level: float, note: str, order: np.ndarray | None = None
 ) -> Check:
     """Relative deviation between the answers for ``frame`` (its atoms taken in ``order``) and ``moved``."""
     expected = probe(frame)
-    if order is not None:
+    if order is not None and isinstance(expected, Prediction):
         index = torch.as_tensor(order, device=probe.device)
         forces = None if expected.forces is None else expected.forces[index]
         expected = replace(expected, atom_energy=expected.atom_energy[index], forces=forces)
-    found = deviations(probe(moved), expected)
+    found = deviations(probe(moved), expected, probe.floor)
     return Check(name, largest(d.relative for d in found.values()), level, note)

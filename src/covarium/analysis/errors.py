@@ -6,8 +6,9 @@ reader's, where every error stands in meV and in kcal/mol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from ase.data import chemical_symbols
 
 from covarium.analysis.check import frame_graph
-from covarium.data import Frame
+from covarium.analysis.totals import KEPT, Largest, Sample, Total, VectorTotal, smallest
+from covarium.data import Frame, StoredFrames
 from covarium.errors import CovariumError
 from covarium.systems import AtomGraph
 from covarium.tasks import Potential, Property
@@ -29,7 +31,7 @@ UNITS = {
     "length": "Å",
 }
 NAMES = {"energy": "energy", "energy_per_atom": "energy per atom", "forces": "force component", "stress": "stress"}
-Progress = Callable[[int, int], object]
+Progress = Callable[[int, int | None], object]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class FramePrediction:
     stress: np.ndarray | None
     reference: float = 0.0
 
-    def force_errors(self) -> np.ndarray:
-        """[free atoms, 3] prediction − label in eV/Å; empty when either is missing."""
+    def free_forces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prediction and label [free atoms, 3] in eV/Å, and atomic numbers; empty when either force is missing."""
         if self.forces is None or "forces" not in self.frame.labels:
-            return np.zeros((0, 3))
-        return (self.forces - self.frame.labels["forces"])[~self.frame.fixed]
+            return np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
+        free = ~self.frame.fixed
+        return self.forces[free], self.frame.labels["forces"][free], self.frame.numbers[free]
 
     def energy_error(self) -> float | None:
         """Prediction − label in eV, or None without a label."""
@@ -86,12 +89,104 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Predictions beside their labels."""
+@dataclass
+class Totals:
+    """Sums over the errors of some frames."""
 
-    predictions: tuple[FramePrediction, ...]
-    left_out: tuple[LeftOut, ...]
+    frames: int = 0
+    energy: Total = field(default_factory=Total)
+    energy_per_atom: Total = field(default_factory=Total)
+    forces: VectorTotal = field(default_factory=VectorTotal)
+    stress: Total = field(default_factory=Total)
+
+    def add(self, p: FramePrediction) -> None:
+        self.frames += 1
+        error = p.energy_error()
+        if error is not None:
+            self.energy.add(np.array(error))
+            self.energy_per_atom.add(np.array(error / len(p.frame.numbers)))
+        predicted, labels, _ = p.free_forces()
+        self.forces.add(predicted, labels)
+        if p.stress is not None and "stress" in p.frame.labels:
+            self.stress.add(p.stress - p.frame.labels["stress"])
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """energy, energy_per_atom, forces, stress → errors, for those of them that have labels; eV and Å."""
+        found: dict[str, Total | VectorTotal] = {
+            "energy": self.energy,
+            "energy_per_atom": self.energy_per_atom,
+            "forces": self.forces,
+            "stress": self.stress,
+        }
+        return {name: total.errors() for name, total in found.items() if total.count}
+
+
+class Evaluation:
+    """Errors of predictions beside their labels, added one by one; memory does not grow with the number of frames.
+
+    Args:
+        has_stress: whether the potential can say a stress at all.
+    """
+
+    def __init__(self, *, has_stress: bool = True) -> None:
+        self._has_stress = has_stress
+        self._total = Totals()
+        self._elements: dict[int, VectorTotal] = {}
+        self._config_types: dict[str, Totals] = {}
+        self._counts: Counter[str] = Counter()
+        self._random = np.random.default_rng(0)
+        self._energies = Sample(2)
+        self._forces: dict[int, Sample] = {}
+        self._by_force: Largest[FramePrediction] = Largest()
+        self._by_energy: Largest[FramePrediction] = Largest()
+
+    def add(self, p: FramePrediction) -> None:
+        """One prediction more."""
+        frame = p.frame
+        self._total.add(p)
+        self._config_types.setdefault(frame.config_type, Totals()).add(p)
+        self._count(frame)
+        error = p.energy_error()
+        if error is not None:
+            n, label = len(frame.numbers), float(frame.labels["energy"])
+            self._energies.add(self._random.random(1), np.array([[p.energy - p.reference, label - p.reference]]) / n)
+            self._by_energy.add(abs(error) / n, p)
+        predicted, labels, numbers = p.free_forces()
+        if len(numbers):
+            random = self._random.random(len(numbers))
+            rows = np.concatenate([predicted, labels], axis=1)
+            for z in np.unique(numbers).tolist():
+                mask = numbers == z
+                self._elements.setdefault(z, VectorTotal()).add(predicted[mask], labels[mask])
+                self._forces.setdefault(z, Sample(6)).add(random[mask], rows[mask])
+            self._by_force.add(float(np.linalg.norm(predicted - labels, axis=1).max()), p)
+
+    def _count(self, frame: Frame) -> None:
+        """What ``left_out`` tells."""
+        volume = bool(frame.pbc.all())
+        # nobody misses the stress of a molecule
+        for label in ("energy", "forces", *(["stress"] if volume else [])):
+            self._counts[f"no {label}"] += label not in frame.labels
+        if "forces" in frame.labels:
+            self._counts["frozen"] += int(frame.fixed.sum())
+        if "stress" in frame.labels:
+            self._counts["stress" if volume else "flat"] += 1
+
+    @property
+    def frames(self) -> int:
+        return self._total.frames
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What is in no number."""
+        counts = self._counts
+        found = [LeftOut(x, counts[f"no {x}"], "frames without this label") for x in ("energy", "forces", "stress")]
+        found.append(LeftOut("forces of frozen atoms", counts["frozen"], "atoms held fixed in the reference"))
+        found.append(LeftOut("stress without a volume", counts["flat"], "frames not periodic in three directions"))
+        if not self._has_stress:
+            why = "a potential with a direct force head and none for the stress"
+            found.append(LeftOut("stress", counts["stress"], why))
+        return tuple(x for x in found if x.count)
 
     def to_json(self) -> dict[str, Any]:
         """Errors in eV and Å; a label that no frame has is absent, and named in ``left_out``.
@@ -102,59 +197,56 @@ class Evaluation:
         """
         return {
             "units": dict(UNITS),
-            **summarise(self.predictions),
+            **self.errors(),
             "per_element": self.per_element(),
             "per_config_type": self.per_config_type(),
-            "frames": len(self.predictions),
+            "frames": self.frames,
             "left_out": [{"what": x.what, "count": x.count, "why": x.why} for x in self.left_out],
         }
 
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Of all frames, as in ``to_json``."""
+        return self._total.errors()
+
     def per_element(self) -> dict[str, dict[str, Any]]:
         """Symbol → {"forces": errors, "atoms": free atoms} in the order of atomic numbers."""
-        predicted, labels, numbers = self.forces()
-        out: dict[str, dict[str, Any]] = {}
-        for z in np.unique(numbers):
-            mask = numbers == z
-            errors = _force_errors(predicted[mask], labels[mask])
-            out[chemical_symbols[z]] = {"atoms": int(mask.sum()), "forces": errors}
-        return out
+        return {
+            chemical_symbols[z]: {"atoms": total.count, "forces": total.errors()}
+            for z, total in sorted(self._elements.items())
+        }
 
     def per_config_type(self) -> dict[str, dict[str, Any]]:
         """Config type → errors and frame count; empty when no frame states one."""
-        groups: dict[str, list[FramePrediction]] = {}
-        for prediction in self.predictions:
-            groups.setdefault(prediction.frame.config_type, []).append(prediction)
+        groups = self._config_types
         if set(groups) <= {""}:
             return {}
-        return {name: {"frames": len(group), **summarise(group)} for name, group in sorted(groups.items())}
+        return {name: {"frames": group.frames, **group.errors()} for name, group in sorted(groups.items())}
 
-    def forces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Predicted and labelled forces [n, 3] eV/Å of all free atoms, and their atomic numbers [n]."""
-        return _forces(self.predictions)
+    def forces(self, z: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and labelled forces [n, 3] eV/Å of free atoms, of one element or of all; beyond ``totals.KEPT``
+        atoms, a random sample of that many."""
+        chosen = [sample.rows() for number, sample in sorted(self._forces.items()) if z in (None, number)]
+        rows = smallest(np.concatenate([np.zeros((0, 7)), *chosen]), KEPT)
+        return rows[:, 1:4], rows[:, 4:]
 
     def energies_per_atom(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted and labelled energy per atom without element references [frames] eV, where there is a label."""
-        predicted, labels = _energies(self.predictions, per_atom=True)
-        chosen = [p for p in self.predictions if "energy" in p.frame.labels]
-        reference = np.array([p.reference / len(p.frame.numbers) for p in chosen])
-        return predicted - reference, labels - reference
+        """Predicted and labelled energy per atom without element references [n] eV, of frames with a label; beyond
+        ``totals.KEPT`` of them, a random sample of that many."""
+        rows = self._energies.rows()
+        return rows[:, 1], rows[:, 2]
 
     def worst(self, count: int = 5) -> list[Worst]:
-        """Frames with the largest force error of one atom; by energy per atom when there are no force labels."""
-        by_force = any(len(p.force_errors()) for p in self.predictions)
-        found = []
-        for p in self.predictions:
-            errors, energy = p.force_errors(), p.energy_error()
-            if by_force and len(errors):
-                size = float(np.linalg.norm(errors, axis=1).max())
-                found.append(Worst(p.frame.source, p.frame.index, size, "eV/Å", p))
-            elif not by_force and energy is not None:
-                found.append(Worst(p.frame.source, p.frame.index, abs(energy) / len(p.frame.numbers), "eV/atom", p))
-        return sorted(found, key=lambda w: -w.error)[:count]
+        """Frames with the largest force error of one atom; by energy per atom when there are no force labels.
+
+        Args:
+            count: of frames, up to ``totals.WORST``.
+        """
+        found, unit = (self._by_force, "eV/Å") if self._by_force.items else (self._by_energy, "eV/atom")
+        return [Worst(p.frame.source, p.frame.index, size, unit, p) for size, p in found.items[:count]]
 
     def tables(self) -> list[Table]:
         """Summary, per element and per config type, in meV and kcal/mol (stress in GPa), and what was left out."""
-        total = summarise(self.predictions)
+        total = self.errors()
         rows = [_row(NAMES[name], name, total[name]) for name in NAMES if name in total]
         if "forces" in total:
             norm = total["forces"]["norm"]
@@ -162,7 +254,7 @@ class Evaluation:
             rows.append(("force vector", milli, "", "meV/Å", kcal, "", "kcal/mol/Å"))
             rows.append(("force direction", _cosine(total["forces"]), "", "mean cosine", "", "", ""))
         header = ("error", "MAE", "RMSE", "unit", "MAE", "RMSE", "unit")
-        tables = [Table(f"Errors over {len(self.predictions):,} frames", header, tuple(rows))]
+        tables = [Table(f"Errors over {self.frames:,} frames", header, tuple(rows))]
         elements = [
             (symbol, f"{entry['atoms']:,}", *_force_cells(entry["forces"]))
             for symbol, entry in self.per_element().items()
@@ -199,32 +291,46 @@ def evaluate(
     """
     if not frames:
         raise CovariumError("nothing to evaluate: the file has no frames")
-    if not any(frame.labels for frame in frames):
+    labels = _labels(frames)
+    if not labels:
         raise CovariumError("nothing to compare with: no frame has energy, forces or stress; use predict instead")
-    forces = any("forces" in frame.labels for frame in frames)
-    stress = any("stress" in frame.labels and frame.pbc.all() for frame in frames) and potential.has_stress
-    stream = predict_frames(potential, frames, forces=forces, stress=stress, max_cost=max_cost, progress=progress)
-    return Evaluation(tuple(stream), tuple(_left_out(potential, frames)))
+    evaluation = Evaluation(has_stress=potential.has_stress)
+    stream = predict_frames(
+        potential, frames, forces="forces" in labels, stress="stress" in labels and potential.has_stress,
+        max_cost=max_cost, total=len(frames), progress=progress,
+    )  # fmt: skip
+    for prediction in stream:
+        evaluation.add(prediction)
+    return evaluation
+
+
+def _labels(frames: Sequence[Frame]) -> set[str]:
+    """Labels that any of the frames has."""
+    if isinstance(frames, StoredFrames):
+        return set(frames.labels)
+    return {label for frame in frames for label in frame.labels}
 
 
 def predict_frames(
     potential: Potential,
-    frames: Sequence[Frame],
+    frames: Iterable[Frame],
     *,
     forces: bool = True,
     stress: bool = False,
     max_cost: int = 20_000,
+    total: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[FramePrediction]:
     """Predictions in the order of the frames, computed in batches of bounded cost.
 
     Args:
         potential: on any device, in any dtype.
-        frames: labels are not read.
+        frames: labels are not read; no more than a batch of them is held.
         forces: by the force rule of the potential.
         stress: of frames that are periodic in three directions; the others get None.
         max_cost: largest cost of a batch; a frame that costs more stands alone.
-        progress: called with (frames done, all frames) after every batch.
+        total: how many frames there are, where that is known, for ``progress``.
+        progress: called with (frames done, total) after every batch.
 
     Raises:
         CovariumError: an unknown element, a charge or spin the model ignores, or a prediction that is not finite; the
@@ -238,13 +344,13 @@ def predict_frames(
             yield from _predict(potential, group, graphs, forces, with_stress)
             done += len(group)
             if progress is not None:
-                progress(done, len(frames))
+                progress(done, total)
     finally:
         potential.train(training)
 
 
 def batched_frames(
-    potential: Potential | Property, frames: Sequence[Frame], stress: bool, max_cost: int
+    potential: Potential | Property, frames: Iterable[Frame], stress: bool, max_cost: int
 ) -> Iterator[tuple[list[Frame], list[AtomGraph], bool]]:
     """Consecutive frames that fit together: bounded cost, and all or none with a volume when stress is asked for."""
     dtype = next((p.dtype for p in potential.model.parameters()), torch.float64)
@@ -290,72 +396,6 @@ def _predict(
                 )
         yield FramePrediction(frame, float(energies[k]), own, sigma, float(references[k]))
         start = end
-
-
-def _left_out(potential: Potential, frames: Sequence[Frame]) -> Iterator[LeftOut]:
-    for label in ("energy", "forces", "stress"):
-        # nobody misses the stress of a molecule
-        missing = sum(label not in frame.labels for frame in frames if label != "stress" or frame.pbc.all())
-        if missing:
-            yield LeftOut(label, missing, "frames without this label")
-    frozen = sum(int(frame.fixed.sum()) for frame in frames if "forces" in frame.labels)
-    if frozen:
-        yield LeftOut("forces of frozen atoms", frozen, "atoms held fixed in the reference")
-    stressed = [frame for frame in frames if "stress" in frame.labels]
-    flat = sum(not frame.pbc.all() for frame in stressed)
-    if flat:
-        yield LeftOut("stress without a volume", flat, "frames not periodic in three directions")
-    if not potential.has_stress and len(stressed) > flat:
-        yield LeftOut("stress", len(stressed) - flat, "a potential with a direct force head and none for the stress")
-
-
-def summarise(predictions: Sequence[FramePrediction]) -> dict[str, dict[str, float]]:
-    """energy, energy_per_atom, forces, stress → errors, for those of them that have labels; eV and Å."""
-    out: dict[str, dict[str, float]] = {}
-    for name, per_atom in (("energy", False), ("energy_per_atom", True)):
-        predicted, labels = _energies(predictions, per_atom=per_atom)
-        if len(labels):
-            out[name] = _mae_rmse(predicted - labels)
-    predicted, labels, _ = _forces(predictions)
-    if len(labels):
-        out["forces"] = _force_errors(predicted, labels)
-    stressed = [p for p in predictions if "stress" in p.frame.labels]
-    stress = [p.stress - p.frame.labels["stress"] for p in stressed if p.stress is not None]
-    if stress:
-        out["stress"] = _mae_rmse(np.stack(stress))
-    return out
-
-
-def _energies(predictions: Sequence[FramePrediction], *, per_atom: bool) -> tuple[np.ndarray, np.ndarray]:
-    chosen = [p for p in predictions if "energy" in p.frame.labels]
-    size = np.array([len(p.frame.numbers) if per_atom else 1 for p in chosen], dtype=np.float64)
-    predicted = np.array([p.energy for p in chosen], dtype=np.float64)
-    return predicted / size, np.array([float(p.frame.labels["energy"]) for p in chosen], dtype=np.float64) / size
-
-
-def _forces(predictions: Sequence[FramePrediction]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    predicted, labels, numbers = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0, dtype=np.int64)]
-    for p in predictions:
-        if p.forces is not None and "forces" in p.frame.labels:
-            free = ~p.frame.fixed
-            predicted.append(p.forces[free])
-            labels.append(p.frame.labels["forces"][free])
-            numbers.append(p.frame.numbers[free])
-    return np.concatenate(predicted), np.concatenate(labels), np.concatenate(numbers)
-
-
-def _mae_rmse(error: np.ndarray) -> dict[str, float]:
-    return {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt(np.square(error).mean()))}
-
-
-def _force_errors(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Over components, and over vectors; the mean cosine is over atoms on which both forces are non-zero, if any."""
-    error = predicted - labels
-    lengths = np.linalg.norm(predicted, axis=1) * np.linalg.norm(labels, axis=1)
-    turned = lengths > 0
-    cosines = (predicted * labels).sum(1)[turned] / lengths[turned]
-    out = {**_mae_rmse(error), "norm": float(np.linalg.norm(error, axis=1).mean()), "components": error.size}
-    return out | {"cosine": float(cosines.mean())} if turned.any() else out
 
 
 def number(value: float) -> str:

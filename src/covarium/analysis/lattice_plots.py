@@ -48,10 +48,11 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw:
 
 
 @mpl.rc_context(STYLE)
-def acceptance(layers: Sequence[int], measured: Sequence[float], mse: Sequence[float]) -> Figure:
+def acceptance(layers: Sequence[int], measured: Sequence[Estimate], mse: Sequence[float]) -> Figure:
     """Acceptance of self-learning against the number of layers, and exp(−√MSE)."""
     figure, ax = _figure("acceptance", 5.6, 3.4)
-    ax.plot(layers, measured, "o-", color=BLUE, label="measured")
+    means, errors = [one.mean for one in measured], [one.error for one in measured]
+    ax.errorbar(layers, means, errors, fmt="o-", color=BLUE, capsize=2, label="measured")
     ax.plot(layers, np.exp(-np.sqrt(mse)), "s--", color=ORANGE, markersize=4, label="exp(−√MSE)")
     ax.set(xlabel="attention layers (0: linear model)", ylabel="acceptance", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from covarium.analysis.errors import Evaluation
+from covarium.analysis.totals import Total
 from covarium.errors import CovariumError
 
 INK = "#24292f"  # of all text and lines; reports replace it by the colour of their own text
@@ -96,7 +97,8 @@ def parity(evaluation: Evaluation) -> Figure:
     """Predicted against labelled energy per atom and force components, coloured by the density of points."""
     # without the references, which hide everything else in the fifth digit
     predicted, labels = evaluation.energies_per_atom()
-    force, force_labels, _ = evaluation.forces()
+    force, force_labels = evaluation.forces()
+    errors = evaluation.errors()
     panels = [name for name, data in (("energy", labels), ("forces", force_labels)) if len(data)]
     if not panels:
         raise CovariumError("a parity plot needs energy or force labels, and the frames have neither")
@@ -104,20 +106,22 @@ def parity(evaluation: Evaluation) -> Figure:
     for ax, name in zip(axes, panels, strict=True):
         if name == "energy":
             factor, unit = (1.0, "eV/atom") if np.abs(labels).max() > 1 else (1e3, "meV/atom")
-            _parity(ax, factor * labels, factor * predicted, unit)
+            _parity(ax, factor * labels, factor * predicted, unit, _times(factor, errors["energy_per_atom"]))
             ax.set(title="Energy per atom − element references")
             ax.set(xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
         else:
-            _parity(ax, force_labels.ravel(), force.ravel(), "eV/Å")
+            _parity(ax, force_labels.ravel(), force.ravel(), "eV/Å", errors["forces"])
             ax.set(title="Force components", xlabel="label (eV/Å)", ylabel="prediction (eV/Å)")
     return figure
 
 
 @mpl.rc_context(STYLE)
-def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: str) -> Figure:
-    """Predicted against labelled values of a property, or components of it."""
+def property_parity(
+    labels: np.ndarray, predicted: np.ndarray, name: str, unit: str, errors: Mapping[str, float]
+) -> Figure:
+    """Predicted against labelled values of a property, or components of it; mae and rmse are told as given."""
     figure, (ax,) = new_figure(f"property {name}", 4.1, 4.0, 1, 1)
-    _parity(ax, labels.ravel(), predicted.ravel(), unit)
+    _parity(ax, labels.ravel(), predicted.ravel(), unit, errors)
     of = f" ({unit})" if unit else ""
     ax.set(title=name, xlabel=f"label{of}", ylabel=f"prediction{of}")
     return figure
@@ -127,7 +131,9 @@ def property_parity(labels: np.ndarray, predicted: np.ndarray, name: str, unit: 
 def answers(targets: np.ndarray, predicted: np.ndarray, what: str) -> Figure:
     """Predicted [n] against target [n] of anything, coloured by the density of points."""
     figure, (ax,) = new_figure(f"answers {what}", 4.1, 4.0, 1, 1)
-    _parity(ax, targets, predicted, "")
+    total = Total()
+    total.add(predicted - targets)
+    _parity(ax, targets, predicted, "", total.errors())
     ax.set(title=what, xlabel="target", ylabel="answer")
     return figure
 
@@ -135,17 +141,16 @@ def answers(targets: np.ndarray, predicted: np.ndarray, what: str) -> Figure:
 @mpl.rc_context(STYLE)
 def parity_per_element(evaluation: Evaluation) -> Figure:
     """Predicted against labelled force components, a panel for each element."""
-    predicted, labels, numbers = evaluation.forces()
-    elements = np.unique(numbers)
-    if not len(elements):
+    elements = evaluation.per_element()
+    if not elements:
         raise CovariumError("force parity per element needs force labels, and the frames have none")
     columns = min(3, len(elements))
     lines = -(-len(elements) // columns)
-    figure, axes = new_figure(f"elements {elements.tolist()}", 2.95 * columns, 2.95 * lines, lines, columns)
-    for ax, z in zip(axes, elements, strict=False):
-        mask = numbers == z
-        _parity(ax, labels[mask].ravel(), predicted[mask].ravel(), "eV/Å", compact=True)
-        ax.set_title(f"{chemical_symbols[z]} ({int(mask.sum()):,} atoms)")
+    figure, axes = new_figure(f"elements {list(elements)}", 2.95 * columns, 2.95 * lines, lines, columns)
+    for ax, (symbol, found) in zip(axes, elements.items(), strict=False):
+        predicted, labels = evaluation.forces(atomic_numbers[symbol])
+        _parity(ax, labels.ravel(), predicted.ravel(), "eV/Å", found["forces"], compact=True)
+        ax.set_title(f"{symbol} ({found['atoms']:,} atoms)")
     for ax in axes[len(elements) :]:
         ax.set_axis_off()
     figure.supxlabel("force label (eV/Å)", fontsize=10, color=INK)
@@ -156,7 +161,7 @@ def parity_per_element(evaluation: Evaluation) -> Figure:
 @mpl.rc_context(STYLE)
 def force_error_against_magnitude(evaluation: Evaluation) -> Figure:
     """Length of the force error of each atom against the length of its labelled force, with median and quartiles."""
-    predicted, labels, _ = evaluation.forces()
+    predicted, labels = evaluation.forces()
     size, error = np.linalg.norm(labels, axis=1), np.linalg.norm(predicted - labels, axis=1)
     keep = (size > 0) & (error > 0)
     if not keep.any():
@@ -299,6 +304,18 @@ def relaxation(energy: np.ndarray, fmax: np.ndarray, target: float | None = None
     return figure
 
 
+def scaling(atoms: np.ndarray, seconds: np.ndarray, memory: np.ndarray) -> Figure:
+    """Seconds of a step and bytes of memory over the number of atoms, each beside the straight proportion."""
+    figure, (left, right) = new_figure("scaling", 9.0, 3.6, 1, 2)
+    for ax, values, name in ((left, 1e3 * seconds, "ms / step"), (right, memory / 2**20, "memory (MiB)")):
+        ax.plot(atoms, values, color=BLUE, marker="o", markersize=4)
+        ax.plot(atoms, values[-1] * atoms / atoms[-1], color=GREY, linestyle="--", linewidth=1)
+        ax.set(xlabel="atoms", ylabel=name)
+        _logarithmic(ax, "x", atoms)
+        _logarithmic(ax, "y", values)
+    return figure
+
+
 def new_figure(
     label: str, width: float, height: float, rows: int, columns: int, *, sharex: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
@@ -308,7 +325,15 @@ def new_figure(
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).ravel())
 
 
-def _parity(ax: Axes, labels: np.ndarray, predicted: np.ndarray, unit: str, *, compact: bool = False) -> None:
+def _times(factor: float, errors: Mapping[str, float]) -> dict[str, float]:
+    return {name: factor * value for name, value in errors.items()}
+
+
+def _parity(
+    ax: Axes, labels: np.ndarray, predicted: np.ndarray, unit: str, errors: Mapping[str, float], *,
+    compact: bool = False,
+) -> None:  # fmt: skip
+    """Points, which may be a sample, and the mae and rmse of all."""
     low, high = float(min(labels.min(), predicted.min())), float(max(labels.max(), predicted.max()))
     pad = 0.05 * (high - low) or 1.0
     limits = (low - pad, high + pad)
@@ -318,8 +343,8 @@ def _parity(ax: Axes, labels: np.ndarray, predicted: np.ndarray, unit: str, *, c
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(4))
     if unit.startswith("eV"):
-        labels, predicted, unit = 1e3 * labels, 1e3 * predicted, "m" + unit
-    mae, rmse = np.abs(predicted - labels).mean(), np.sqrt(np.square(predicted - labels).mean())
+        errors, unit = _times(1e3, errors), "m" + unit
+    mae, rmse = errors["mae"], errors["rmse"]
     text = f"MAE {mae:.3g} {unit}" if compact else f"MAE {mae:.3g} {unit}\nRMSE {rmse:.3g} {unit}"
     ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top")
 

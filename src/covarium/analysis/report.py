@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from covarium.analysis import plots
 from covarium.analysis.errors import Evaluation, Table
+from covarium.analysis.totals import KEPT
 from covarium.errors import CovariumError
 from covarium.files import replace_text
 
@@ -190,16 +191,20 @@ def error_sections(evaluation: Evaluation, *, of: str = "", worst: int = 5) -> l
         worst: how many frames to show.
     """
     which = f": {of}" if of else ""
-    _, labels = evaluation.energies_per_atom()
-    _, force_labels, numbers = evaluation.forces()
+    errors, elements = evaluation.errors(), evaluation.per_element()
+    atoms = sum(found["atoms"] for found in elements.values())
+    many = max(atoms, evaluation.frames) > KEPT
+    few = f" Points are a random sample of {KEPT:,}; the errors told are of all." if many else ""
     figures = []
-    if len(labels) or len(force_labels):
-        figures.append((plots.parity(evaluation), "Prediction against label; brighter where points are denser."))
-    if len(np.unique(numbers)) > 1:
-        figures.append((plots.parity_per_element(evaluation), "Force components of each element."))
-    if len(force_labels):
+    if "energy" in errors or atoms:
+        text = "Prediction against label; brighter where points are denser."
+        figures.append((plots.parity(evaluation), text + few))
+    if len(elements) > 1:
+        text = "Force components of each element."
+        figures.append((plots.parity_per_element(evaluation), text + few))
+    if atoms:
         text = "Force error of each atom against the force on it; brighter where points are denser."
-        figures.append((plots.force_error_against_magnitude(evaluation), text))
+        figures.append((plots.force_error_against_magnitude(evaluation), text + few))
     sections = [Section(f"Errors{which}", tables=evaluation.tables(), figures=figures)]
     found = evaluation.worst(worst)
     if found:

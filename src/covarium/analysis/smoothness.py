@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from covarium.analysis.check import Check, Probe, largest, structure
+from covarium.analysis.check import AnyProbe, Check, Probe, PropertyProbe, largest, structure
 from covarium.data import Frame
 from covarium.errors import CovariumError
 
@@ -21,13 +21,15 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # of symmetric strain 
 
 
 def finite_difference_forces(
-    probe: Probe, frame: Frame, *, h: float = 1e-4, level: float = 1e-6, components: int = 60, seed: int = 0
+    probe: AnyProbe, frame: Frame, *, h: float = 1e-4, level: float = 1e-6, components: int = 60, seed: int = 0
 ) -> Check:
-    """Largest |F + dE/dr| in eV/Å over the components of the frame, or over a random ``components`` of them.
+    """Largest |F + dE/dr| in eV/Å, or |slope + dy/dr| of a property, over the components of the frame, or over a random
+    ``components`` of them.
 
-    Direct forces are reported without a level: they are not meant to be a derivative.
+    Direct forces are reported without a level, since they are not meant to be a derivative; so is the length of a
+    vector that vanishes, which has none.
     """
-    predicted = probe(frame).forces
+    _, predicted = probe.with_slope([frame])
     if predicted is None:
         raise CovariumError("the potential predicts no forces to compare with finite differences")
     size = frame.positions.size
@@ -43,8 +45,12 @@ def finite_difference_forces(
     error = (predicted.double().cpu().reshape(-1)[chosen] + slope).abs().max()
     note = f"{len(chosen)} components, 5 points, h = {h:g} Å"
     if not probe.conservative:
-        return Check("forces = −dE/dr (eV/Å)", float(error), None, "direct forces are not a derivative; " + note)
-    return Check("forces = −dE/dr (eV/Å)", float(error), level, note)
+        return Check(probe.words.derivative, float(error), None, "direct forces are not a derivative; " + note)
+    if isinstance(probe, PropertyProbe) and probe.near_cusp(frame):
+        return Check(
+            probe.words.derivative, float(error), None, "a length has no slope where its vector vanishes; " + note
+        )
+    return Check(probe.words.derivative, float(error), level, note)
 
 
 def finite_difference_stress(probe: Probe, frame: Frame, *, h: float = 1e-4, level: float = 1e-7) -> Check:
@@ -74,7 +80,7 @@ def finite_difference_stress(probe: Probe, frame: Frame, *, h: float = 1e-4, lev
 
 
 def _derivative(
-    probe: Probe, moved: Callable[[int, float], Frame], coordinates: Sequence[int], h: float
+    probe: AnyProbe, moved: Callable[[int, float], Frame], coordinates: Sequence[int], h: float
 ) -> torch.Tensor:
     """[len(coordinates)] dE/dx, all displaced frames in batches."""
     frames = [moved(c, k * h) for c in coordinates for k, _ in STENCIL]
@@ -83,7 +89,7 @@ def _derivative(
 
 
 def cutoff_jump(
-    probe: Probe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
+    probe: AnyProbe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
 ) -> tuple[Check, Check]:
     """Jump of energy (eV) and forces (eV/Å) where an atom passes through the cutoff of another.
 
@@ -105,7 +111,7 @@ def cutoff_jump(
 
 
 def rule_jump(
-    probe: Probe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
+    probe: AnyProbe, *, h: float = 1e-5, energy_level: float = 1e-9, force_level: float = 1e-7
 ) -> tuple[Check, Check]:
     """Jump of energy and forces where the k-th and the (k + 1)-th neighbour of an atom change places.
 
@@ -133,7 +139,7 @@ def rule_jump(
 
 
 def _jumps(
-    probe: Probe,
+    probe: AnyProbe,
     where: str,
     scenes: Sequence[Callable[[float], Frame]],
     h: float,
@@ -144,28 +150,30 @@ def _jumps(
     limits, seen = np.zeros((len(scenes), 2)), np.zeros((len(scenes), 2, 2))
     for n, scene in enumerate(scenes):
         for m, s in enumerate((h, h / 10)):
-            below, above = probe(scene(-s)), probe(scene(s))
-            seen[n, 0, m] = float((above.energy - below.energy).abs())
-            if above.forces is not None and below.forces is not None:
-                seen[n, 1, m] = float((above.forces - below.forces).abs().max())
+            (below, pull), (above, push) = probe.with_slope([scene(-s)]), probe.with_slope([scene(s)])
+            seen[n, 0, m] = float((above - below).abs())
+            if pull is not None and push is not None:
+                seen[n, 1, m] = float((push - pull).abs().max())
         limits[n] = np.abs(10 * seen[n, :, 1] - seen[n, :, 0]) / 9
     checks = []
-    for q, (name, unit, level) in enumerate((("energy", "eV", energy_level), ("force", "eV/Å", force_level))):
+    words = probe.words
+    rows = ((words.value, words.unit, energy_level), (words.slope, words.slope_unit, force_level))
+    for q, (name, unit, level) in enumerate(rows):
         wide, narrow = seen[:, q].max(axis=0)
         note = f"difference {wide:.1e} at ±{h:g} Å, {narrow:.1e} at ±{h / 10:g} Å"
         checks.append(Check(f"{name} jump at {where} ({unit})", float(limits[:, q].max()), level, note))
     return checks[0], checks[1]
 
 
-def short_distances(probe: Probe, *, shortest: float = 0.3, points: int = 60) -> Check:
+def short_distances(probe: AnyProbe, *, shortest: float = 0.3, points: int = 60) -> Check:
     """Number of distances of a pair, from ``shortest`` Å to the cutoff, where energy or forces are not finite."""
     z = [int(probe.elements[0]), int(probe.elements[-1])]
     distances = np.linspace(shortest, probe.spec.cutoff, points)
     frames = [structure(z, np.array([[0.0, 0.0, 0.0], [0.0, r, 0.0]])) for r in distances]
-    prediction = probe.predict(probe.system(frames))
-    finite = torch.isfinite(prediction.energy)
-    if prediction.forces is not None:
-        finite &= torch.isfinite(prediction.forces).all(1).view(points, 2).all(1)
+    values, slopes = probe.with_slope(frames)
+    finite = torch.isfinite(values)
+    if slopes is not None:
+        finite &= torch.isfinite(slopes).all(1).view(points, 2).all(1)
     bad = np.flatnonzero(~finite.cpu().numpy())
     note = f"first at {distances[bad[0]]:.3f} Å" if len(bad) else f"pair from {shortest} Å to the cutoff"
     return Check("not finite at short distances", float(len(bad)), 0.0, note)

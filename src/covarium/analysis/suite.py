@@ -1,13 +1,22 @@
-"""All checks of a potential in one list: what a contract test asserts and a user reads as a table."""
+"""All checks of a potential or a property in one list: what a contract test asserts and a user reads as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from covarium.analysis import consistency, equivariance, smoothness
-from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, straight_row, typical_spacing
+from covarium.analysis.check import (
+    Check,
+    Probe,
+    PropertyProbe,
+    axes_star,
+    cluster,
+    crystal,
+    straight_row,
+    typical_spacing,
+)  # fmt: skip
 from covarium.data import Frame
-from covarium.tasks import Potential
+from covarium.tasks import Potential, Property
 
 
 def check_potential(
@@ -55,5 +64,49 @@ def check_potential(
     yield consistency.far_apart(probe, star, blob)
     yield consistency.isolated_atoms(probe)
     yield consistency.no_edges(probe)
+    yield consistency.deterministic(probe, together)
+    yield consistency.single_precision(probe, blob)
+
+
+def check_property(
+    task: Property,
+    frames: Sequence[Frame] = (),
+    *,
+    spacing: float | None = None,
+    equivariance_level: float = 1e-10,
+) -> Iterator[Check]:
+    """Every check that fits a property, one by one, in float64 (one compares float32 with it), in units of its scale.
+
+    Args:
+        task: left as it is; a copy is checked.
+        frames, spacing, equivariance_level: as for ``check_potential``.
+
+    Raises:
+        CovariumError: the frames hold an element, charge or spin that the task does not admit, or are periodic where
+            the property has no meaning.
+    """
+    probe = PropertyProbe(task)
+    elements = probe.elements
+    distance = typical_spacing(elements, probe.spec.cutoff) if spacing is None else spacing
+    star, row = axes_star(elements, distance), straight_row(elements, distance)
+    blob = cluster(elements, distance)
+    solids = [crystal(elements, distance)] if probe.periodic else []
+    for frame in (star, blob, *solids, *frames):
+        yield from equivariance.equivariance(probe, frame, level=equivariance_level)
+    yield equivariance.inversion(probe, blob)
+    yield equivariance.translation(probe, blob)
+    yield equivariance.permutation(probe, blob)
+    for frame in (star, row, blob, *frames):
+        yield smoothness.finite_difference_forces(probe, frame)
+    for frame in (*solids, *(f for f in frames if f.pbc.any())):
+        yield equivariance.lattice_wraps(probe, frame)
+    yield from smoothness.cutoff_jump(probe)
+    if probe.spec.rule != "all":
+        yield from smoothness.rule_jump(probe)
+    yield smoothness.short_distances(probe)
+    together = [star, row, blob, *solids, *frames]
+    yield consistency.batch_equals_single(probe, together)
+    yield consistency.no_gradient_across(probe, together)
+    yield consistency.isolated_values(probe)
     yield consistency.deterministic(probe, together)
     yield consistency.single_precision(probe, blob)

@@ -1,4 +1,4 @@
-"""``covarium check``: is a potential what it claims to be, are labelled structures sound?"""
+"""``covarium check``: is a model what it claims to be, are labelled structures sound?"""
 
 from __future__ import annotations
 

@@ -84,6 +84,22 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
+def fetching() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar on stderr for each file that is downloaded, a count for what is read; they say (what, done, all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in bars:
+                bars[what] = bar.add_task(what, total=total, now="")
+            size = memory(done) if what.startswith("downloading") else f"{done:,} structures"
+            bar.update(bars[what], completed=done, total=total, now=size + (f" of {memory(total)}" if total else ""))
+
+        yield show
+
+
+@contextmanager
 def stepping(what: str) -> Iterator[Stepped]:
     """A progress bar on stderr for simulations, which also say their values of the moment."""
     columns = (

@@ -11,7 +11,7 @@ from covarium.cli.options import Settings
 
 if TYPE_CHECKING:
     from covarium.workflows.slmc_config import SlmcConfig
-    from covarium.workflows.slmc_results import SlmcOutcome
+    from covarium.workflows.slmc_results import Sampled, SlmcOutcome
 
 
 def slmc(
@@ -70,14 +70,20 @@ def _show_plan(config: SlmcConfig, folder: Path) -> None:
 
 def _show_outcome(outcome: SlmcOutcome) -> None:
     from covarium.cli.console import findings, say, table
-    from covarium.workflows.slmc_report import facts, gain, name
+    from covarium.workflows.slmc_report import facts, name, too_short
 
     assert outcome.plain is not None
-    rows = [("plain", "", "", f"{outcome.plain.acceptance:.3f}", f"{1e3 * outcome.plain.cpu_s:.3f}",
-             f"{outcome.plain.estimates['staggered'].tau:.2f}", "1")]  # fmt: skip
+    plain = outcome.plain
+    rows = [("plain", "", "", *_numbers(plain), "1")]
     for fit, s in zip(outcome.fits, outcome.measured, strict=True):
-        rows.append((name(s), str(fit.parameters), f"{fit.test_mse:.4f}", f"{s.acceptance:.3f}", f"{1e3 * s.cpu_s:.3f}",
-                     f"{s.estimates['staggered'].tau:.2f}", f"{gain(s, outcome.plain):.1f}"))  # fmt: skip
+        gain = "{:.1f} ± {:.1f}".format(*s.gain(plain))
+        rows.append((name(s), str(fit.parameters), f"{fit.test_mse:.4f}", *_numbers(s), gain))
     table("Each depth", ("model", "parameters", "test MSE", "acceptance", "CPU ms", "τ staggered", "gain"), rows)
     findings("", [(key, value, "") for key, value in facts(outcome).items()])
+    for line in too_short(outcome):
+        say(line)
     say(f"\nreport: {outcome.report}")
+
+
+def _numbers(s: Sampled) -> tuple[str, str, str]:
+    return f"{s.accepted.mean:.3f}", f"{1e3 * s.cpu_s:.3f}", f"{s.estimates['staggered'].tau:.2f}"

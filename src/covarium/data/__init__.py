@@ -6,7 +6,7 @@ from covarium.data.columns import StoredFrames
 from covarium.data.edge_index import data_set
 from covarium.data.frame import Frame
 from covarium.data.property_statistics import PropertyStatistics, property_statistics, sum_or_mean
-from covarium.data.reading import Reading, Structure, read, read_structures
+from covarium.data.reading import Reading, Structure, read, read_structures, stream_structures
 from covarium.data.sampler import BalancedSampler
 from covarium.data.split import Split, split
 from covarium.data.statistics import References, Statistics, element_references, remaining_energy, statistics
@@ -33,5 +33,6 @@ __all__ = [
     "remaining_energy",
     "split",
     "statistics",
+    "stream_structures",
     "sum_or_mean",
 ]

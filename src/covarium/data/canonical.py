@@ -21,6 +21,8 @@ from covarium.data.store import Rest
 from covarium.errors import CovariumError
 
 KEPT_AS = "original_"  # before the name of a value that would else be taken for a label
+STRUCTURE = ("numbers", "positions")  # arrays that are no values
+HIDDEN = "its atoms or its labels have another value of that name"
 OTHER = "values of other types than numbers, texts and lists of them"
 
 
@@ -97,8 +99,10 @@ def canonical(record: Record, choice: Choice) -> tuple[Frame, Rest, list[str]]:
         if not _writable(value):
             left_out.append(f"'{key}': {OTHER}")
             continue
-        part: dict[str, Any] = arrays if key in record.atoms.arrays else info
+        # a value of the whole may have the name of what every structure has
+        part: dict[str, Any] = arrays if key in record.atoms.arrays and key not in STRUCTURE else info
         part[_name(key, choice)] = value
+    left_out += [f"'{key}' of the whole structure: {HIDDEN}" for key in record.atoms.info if _hidden(record, key)]
     return frame, Rest(info, arrays), left_out
 
 
@@ -136,6 +140,12 @@ def _name(key: str, choice: Choice) -> str:
     if name == FORCE_CONSISTENT and choice.same_units:
         return key
     return KEPT_AS + key if any(name in names for names in LABELS.values()) else key
+
+
+def _hidden(record: Record, key: str) -> bool:
+    """Whether a value of the whole structure gave way to another one of its name."""
+    whole, kept = record.atoms.info[key], record.values.get(key)
+    return whole is not kept and kept is not None and not np.array_equal(np.ravel(whole), np.ravel(kept))
 
 
 def _writable(value: Any) -> bool:  # noqa: ANN401

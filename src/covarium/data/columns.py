@@ -45,15 +45,10 @@ class Columns(Protocol):
         """The group of each frame, empty where it has none."""
 
 
-def columns(frames: Sequence[Frame], *, verify: bool = False) -> Iterator[Columns]:
-    """All frames, in parts that fit into memory: everything at once where it is there already.
-
-    Args:
-        frames: in memory or in files.
-        verify: compare what is read with its checksums.
-    """
+def columns(frames: Sequence[Frame]) -> Iterator[Columns]:
+    """All frames, in parts that fit into memory: everything at once where it is there already."""
     if isinstance(frames, StoredFrames):
-        return frames.blocks(verify=verify)
+        return frames.blocks()
     return iter([_InMemory(frames)])
 
 
@@ -210,22 +205,34 @@ class StoredFrames(Sequence[Frame]):
             for k in self.chosen[(self.chosen >= start) & (self.chosen < start + len(store))] - start:
                 yield store, int(k)
 
+    def verify(self) -> None:
+        """Compare the blocks that its frames are in with their checksums.
+
+        Raises:
+            CovariumError: they differ.
+        """
+        for s, block, _ in self._parts():
+            self.stores[s].verify(block)
+            self.stores[s].release()
+
     def take(self, indices: np.ndarray) -> StoredFrames:
         """Those of its frames."""
         return StoredFrames(self.stores, self.labels, self.chosen[indices], key=self.key)
 
-    def blocks(self, *, verify: bool = False) -> Iterator[Columns]:
+    def blocks(self) -> Iterator[Columns]:
         """Its frames in the blocks of their files, and with the memory of one block."""
-        for store, start in zip(self.stores, self.starts, strict=False):
+        for s, _, index in self._parts():
+            yield _Block(self, self.stores[s], int(self.starts[s]), index)
+            self.stores[s].release()
+
+    def _parts(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The sets and their blocks that hold some of the frames, by their places, and the places of these frames."""
+        for s, (store, start) in enumerate(zip(self.stores, self.starts, strict=False)):
             for block, line in enumerate(store.blocks):
                 first = store.blocks[block - 1]["totals"]["frame"] if block else 0
                 ends = np.searchsorted(self.chosen, [start + first, start + line["totals"]["frame"]])
-                if ends[0] == ends[1]:
-                    continue
-                if verify:
-                    store.verify(block)
-                yield _Block(self, store, int(start), np.arange(*ends))
-                store.release()
+                if ends[0] < ends[1]:
+                    yield s, block, np.arange(*ends)
 
 
 class _Block:

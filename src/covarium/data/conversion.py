@@ -62,7 +62,11 @@ def length_size(given: Mapping[str, str], records: Sequence[Record]) -> float:
 
 
 def _simple(name: str, table: Mapping[str, float], what: str) -> tuple[str, float]:
-    """The proper name of a unit and its size."""
+    """The proper name of a unit and its size; a number may stand before it: ``1e-6 Å``."""
+    times = re.match(r"(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?=\s*[^\d\s])", name.strip(), re.IGNORECASE)
+    if times is not None:
+        proper_name, size = _simple(name.strip()[times.end() :], table, what)
+        return f"{times[0]} {proper_name}", float(times[0]) * size
     proper = {_plain_unit(key): key for key in reversed(list(table))}  # the first of two spellings wins
     key = _plain_unit(name)
     key = _plain_unit(SHORT.get(key, key))

@@ -17,9 +17,9 @@ from covarium.data.reading import check_arguments, stored_contents
 from covarium.data.record import Record
 from covarium.data.store import SUFFIX, Store, is_store
 from covarium.data.store_writing import Writer
-from covarium.data.writers import WRITERS
+from covarium.data.writers import CONTINUED, WRITERS, retyped
 from covarium.errors import CovariumError, nearest
-from covarium.files import replace_file, replace_text
+from covarium.files import move, replace_text, workplace
 
 SAMPLE = 2000  # first records, by which keys and units are chosen
 PARTIAL = ".partial"
@@ -79,33 +79,39 @@ def convert(
     allowed = (SUFFIX, *WRITERS)
     if out.suffix not in allowed:
         raise CovariumError(f"'{out}' has no known format{nearest(out.suffix, allowed)}; allowed: {', '.join(allowed)}")
-    if out.exists():
-        raise CovariumError(f"'{out}' exists already; choose another name, or remove it")
-    stage = out.with_name(out.name + PARTIAL)
     plan = _plan(source, keys, units, limit)
+    with workplace(out) as place:
+        if out.exists():
+            raise CovariumError(f"'{out}' exists already; choose another name, or remove it")
+        return _convert(source, out, place, plan, progress)
+
+
+def _convert(source: Path, out: Path, place: Path, plan: dict[str, Any], progress: Progress | None) -> Conversion:
+    """Writes ``place`` or, of our own format, a folder beside ``out``, and moves it onto ``out``."""
+    stage = out.with_name(out.name + PARTIAL)
     resumed = 0
-    if is_store(source) and out.suffix != SUFFIX and limit is None:
-        if keys or units:
+    if is_store(source) and out.suffix != SUFFIX and plan["limit"] is None:
+        if plan["keys"] or plan["units"]:
             raise CovariumError(f"{source} has its keys and units from its conversion; leave them out")
-        store, stage_used = Store(source), False
+        if is_store(stage):
+            raise CovariumError(f"'{stage}' belongs to another conversion; remove it, or choose another name")
+        store = Store(source)
     else:
-        resumed, stage_used = _fill(stage, source, plan, progress), True
+        resumed = _fill(stage, source, plan, progress)
         store = Store(stage)
     header = store.header
-    result = Conversion(out, len(store), stored_contents([store]), header["notes"], header["left_out"], resumed)
+    left_out = list(header["left_out"]) + (retyped(store) if out.suffix in CONTINUED else [])
     if out.suffix == SUFFIX:
-        stage.rename(out)
-        return result
-
-    def write(place: Path) -> None:
-        place.unlink(missing_ok=True)  # what a killed conversion left would be added to
+        move(stage, out)
+    else:
+        if out.suffix in CONTINUED:
+            stage.mkdir(exist_ok=True)
+            place = stage / out.name
         WRITERS[out.suffix](place, store)
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, write)
-    if stage_used:
-        shutil.rmtree(stage)
-    return result
+        move(place, out)
+        if stage.exists():
+            shutil.rmtree(stage)
+    return Conversion(out, len(store), stored_contents([store]), header["notes"], left_out, resumed)
 
 
 def _plan(source: Path, keys: Mapping[str, str], units: Mapping[str, str], limit: int | None) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from ase import Atoms
 
 from covarium.data.hdf5_files import hdf5_records
 from covarium.data.lmdb_files import lmdb_records
-from covarium.data.names import NPZ_STRUCTURE, STATED_UNITS
+from covarium.data.names import NPZ_STRUCTURE
 from covarium.data.npz_files import npz_records
-from covarium.data.processes import ProcessLost, apart
+from covarium.data.processes import ProcessLost, ProcessStalled, apart
 from covarium.data.record import GROWTH, Damage, Record, from_atoms, from_row
 from covarium.data.store import Store, is_store, stored_records
 from covarium.data.xyz import SUFFIXES, Damaged, refuse
@@ -110,6 +110,8 @@ def _one(path: Path, keys: Mapping[str, str], start: int, limit: int | None, dam
     try:
         with _unpacked(path) as plain_path:
             yield from _plain(plain_path, str(path), keys, start, limit, damaged)
+    except ProcessStalled as error:
+        raise CovariumError(f"{path} is damaged, or its disk does not answer: {error}. Else copy it again") from error
     except ProcessLost as error:
         raise CovariumError(f"{path} is truncated or damaged: {error}. Copy it again") from error
     except CovariumError as error:
@@ -135,12 +137,15 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield path
         return
     # decompressed once, to disk: readers seek, which in a compressed stream costs quadratic time
-    with tempfile.TemporaryDirectory(prefix="covarium-") as folder:
+    with _temporary_folder() as folder:
         place = Path(folder) / path.stem
         room = GROWTH[0] + GROWTH[1] * path.stat().st_size
-        with opener(path, "rb") as packed, place.open("wb") as out:
+        with opener(path, "rb") as packed, place.open("wb", buffering=0) as out:
             while part := packed.read(PART):
-                room -= out.write(part)
+                try:
+                    room -= out.write(part)
+                except OSError as error:
+                    raise _no_place(error) from error
                 if room < 0:
                     raise CovariumError(
                         f"{path} grows to more than {GROWTH[1]} times its size; decompress it yourself if that is right"
@@ -149,6 +154,23 @@ def _unpacked(path: Path) -> Iterator[Path]:
             if path.stem.startswith("OUTCAR") and (path.parent / neighbour).is_file():
                 shutil.copy(path.parent / neighbour, folder)
         yield place
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="covarium-")
+    except OSError as error:
+        raise _no_place(error) from error
+    with made as folder:
+        yield folder
+
+
+def _no_place(error: OSError) -> CovariumError:
+    return CovariumError(
+        f"it cannot be decompressed to the temporary folder {tempfile.gettempdir()}: {error.strerror}; free some space "
+        "there, or name another folder by the environment variable TMPDIR"
+    )
 
 
 def _plain(
@@ -196,14 +218,6 @@ def _images(path: Path, start: int, damaged: Damaged) -> Iterator[tuple[int, Ato
 
 def _load_db(path: Path, source: str, start: int, limit: int | None) -> Iterator[Record]:
     with ase.db.connect(path, serial=True) as rows:
-        stated = _db_units(rows.metadata)
+        metadata = rows.metadata
         for index, row in enumerate(rows.select(offset=start, limit=limit), start):
-            yield from_row(row, stated, source, index)
-
-
-def _db_units(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Units as schnetpack states them in the data base's metadata."""
-    stated = {STATED_UNITS["length"][0]: metadata.get("_distance_unit")}
-    for label, unit in metadata.get("_property_unit_dict", {}).items():
-        stated[STATED_UNITS[label][0] if label in ("energy", "forces") else f"{label}_unit"] = unit
-    return {key: unit for key, unit in stated.items() if unit}
+            yield from_row(row, metadata, source, index)

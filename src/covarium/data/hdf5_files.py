@@ -6,7 +6,7 @@ numbers or symbols. To be run by ``processes.apart``: the library may end its pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,17 @@ from covarium.errors import CovariumError
 
 AT_ONCE = 1000  # structures of a group
 MOLECULE = "molecule"  # the key under which the name of the group is given, for splits
+STRUCTURE = "structure"  # that of a group of a single structure, whose molecule is the group around it
 
 
-def hdf5_records(path: Path, source: str, start: int) -> Iterator[Record | Damage]:
+def hdf5_records(path: Path, source: str, start: int, only: Collection[str] | None = None) -> Iterator[Record | Damage]:
     """The records from ``start`` on, groups in the order of their names; in our own columns also what is damaged.
+
+    Args:
+        path: the file.
+        source: what it is called in the records.
+        start: place of the first record.
+        only: the data sets that are read beside positions and numbers; None for all.
 
     Raises:
         CovariumError: no group with structures, or links out of the file.
@@ -36,12 +43,13 @@ def hdf5_records(path: Path, source: str, start: int) -> Iterator[Record | Damag
             return
         for group in _groups(file, source):
             roles = {role: _role(group, role, source) for role in NPZ_STRUCTURE}
+            names = [name for name in group if only is None or name in only or name in roles.values()]
             positions = group[roles["positions"]]
             count = len(positions) if positions.ndim == 3 else 1
             for first in range(0, count, AT_ONCE):
                 last = min(first + AT_ONCE, count)
                 if index + last - first > start:
-                    for record in _structures(group, roles, slice(first, last), source, index):
+                    for record in _structures(group, names, roles, slice(first, last), source, index):
                         if record.index >= start:
                             yield record
                 index += last - first
@@ -50,6 +58,7 @@ def hdf5_records(path: Path, source: str, start: int) -> Iterator[Record | Damag
 class _OwnColumns(FrameColumns):
     def __init__(self, file: h5py.File, path: Path) -> None:
         self.path = path
+        refuse_other_files(file, str(path))
         self.header = checked_header(file.attrs["covarium"], path)
         self._file = file
         for name in COLUMNS:
@@ -70,23 +79,29 @@ def _own(columns: _OwnColumns, source: str, start: int) -> Iterator[Record | Dam
 
 def _groups(group: h5py.Group, source: str) -> Iterator[h5py.Group]:
     """Groups that hold structures, at any depth."""
-    datasets = []
+    refuse_other_files(group, source)
+    datasets = [group[name] for name in group if isinstance(group[name], h5py.Dataset)]
+    if any(plain(dataset.name.rsplit("/", 1)[-1]) in NPZ_STRUCTURE["positions"] for dataset in datasets):
+        yield group
+    for name in group:
+        if isinstance(group[name], h5py.Group):
+            yield from _groups(group[name], source)
+
+
+def refuse_other_files(group: h5py.Group, source: str) -> None:
+    """
+    Raises:
+        CovariumError: a member of the group is a link to another file, or keeps its values in one.
+    """
     for name in group:
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise CovariumError(
                 f"{source}: '{group.name}/{name}' is a link to another file, {link.filename}; not followed"
             )
-        if isinstance(group[name], h5py.Dataset):
-            datasets.append(group[name])
-    for dataset in datasets:
-        if dataset.external or dataset.is_virtual:
-            raise CovariumError(f"{source}: '{dataset.name}' keeps its values in other files; they are not read")
-    if any(plain(dataset.name.rsplit("/", 1)[-1]) in NPZ_STRUCTURE["positions"] for dataset in datasets):
-        yield group
-    for name in group:
-        if isinstance(group[name], h5py.Group):
-            yield from _groups(group[name], source)
+        member = group[name]
+        if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+            raise CovariumError(f"{source}: '{member.name}' keeps its values in other files; they are not read")
 
 
 def _role(group: h5py.Group, role: str, source: str) -> Any:  # noqa: ANN401  (a str, or None where optional)
@@ -98,8 +113,10 @@ def _role(group: h5py.Group, role: str, source: str) -> Any:  # noqa: ANN401  (a
     return found[0] if found else None
 
 
-def _structures(group: h5py.Group, roles: Mapping[str, Any], rows: slice, source: str, index: int) -> Iterator[Record]:
-    """The structures of some rows of a group."""
+def _structures(
+    group: h5py.Group, names: Sequence[str], roles: Mapping[str, Any], rows: slice, source: str, index: int
+) -> Iterator[Record]:
+    """The structures of some rows of the named data sets of a group."""
     arrays: dict[str, Any] = {}
     positions = group[roles["positions"]]
     many = positions.ndim == 3
@@ -110,18 +127,20 @@ def _structures(group: h5py.Group, roles: Mapping[str, Any], rows: slice, source
             "[structures, atoms, 3] or [atoms, 3]"
         )
     each = {}
-    for name in group:
+    for name in names:
         dataset = group[name]
         if isinstance(dataset, h5py.Dataset):
             each[name] = many and dataset.ndim > 0 and len(dataset) == len(positions) and name != roles["numbers"]
             if name == roles["numbers"]:
                 each[name] = many and dataset.ndim == 2
             arrays[name] = _read(dataset, rows if each[name] else None, source)
-    place = group.name.rsplit("/", 0 if many else 1)[0]
+    place, _, own = (group.name, "", "") if many else group.name.rpartition("/")
     for k in range(rows.stop - rows.start):
         values = {name: array[k] if each[name] else array for name, array in arrays.items()}
         if not many:
             values[roles["positions"]] = arrays[str(roles["positions"])]
+        if own:
+            values.setdefault(STRUCTURE, own)
         yield _record(values, roles, place, source, index + k)
 
 

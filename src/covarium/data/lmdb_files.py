@@ -47,6 +47,7 @@ def lmdb_records(path: Path, source: str, start: int) -> Iterator[Record | Damag
 def _ase_rows(view: lmdb.Transaction, source: str, start: int) -> Iterator[Record | Damage]:
     deleted = set(_json(view, b"deleted_ids", source) or ())
     ids = [k for k in range(1, int(_json(view, b"nextid", source))) if k not in deleted]
+    metadata = dict(_json(view, b"metadata", source) or {})
     for index in range(start, len(ids)):
         try:
             row = _json(view, str(ids[index]).encode(), f"its row {ids[index]}")
@@ -59,7 +60,7 @@ def _ase_rows(view: lmdb.Transaction, source: str, start: int) -> Iterator[Recor
         try:
             # OC20's own databases may lack what ASE's class insists on
             whole = AtomsRow({"unique_id": "", "user": "", "ctime": 0.0, "mtime": 0.0, **row})
-            record = from_row(whole, {}, source, index)
+            record = from_row(whole, metadata, source, index)
         except Exception as error:  # ASE raises every kind of exception on damaged rows
             yield Damage(index, f"its row {ids[index]} is no structure: {str(error) or type(error).__name__}")
             continue

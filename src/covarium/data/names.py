@@ -48,6 +48,8 @@ NPZ_STRUCTURE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+NPZ_SIZES = ("natoms", "natom", "numatoms")  # of each structure, where all atoms stand one after another
+
 STATED_UNITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "energy": ("energyunit", "energyunits", "eunit", "unitenergy"),
@@ -56,6 +58,8 @@ STATED_UNITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "all": ("units", "unit"),
     }
 )
+MADE_BY = "covarium"  # in the metadata of data bases that keep every value with its shape
+REST_ARRAYS = "covarium_rest_arrays"  # the same of what is per atom
 REST = "covarium_rest"  # where formats of plain arrays keep, as JSON, what has no array of its own
 THEORY = (
     "theory", "level", "leveloftheory", "functional", "dftfunctional", "xc", "xcfunctional", "gga", "method", "basis",

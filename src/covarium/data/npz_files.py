@@ -1,9 +1,10 @@
-"""NumPy archives of arrays [frames, atoms, …], as rMD17 and many others are kept, and our own."""
+"""NumPy archives of arrays [frames, atoms, …], as rMD17 and many others are kept, and our own; or of all atoms one
+after another, [atoms of all frames, …], with their numbers in ``n_atoms``."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from ase.io.jsonio import decode
 
-from covarium.data.names import NPZ_STRUCTURE, REST, plain
+from covarium.data.names import NPZ_SIZES, NPZ_STRUCTURE, REST, REST_ARRAYS, plain
 from covarium.data.record import GROWTH, Record, from_values
 from covarium.errors import CovariumError, nearest
 
@@ -22,15 +23,13 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     Raises:
         CovariumError: it is no archive of plain arrays, grows beyond all measure, or lacks positions or numbers.
     """
-    try:
-        _refuse_growth(path, source)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
+    _, arrays = npz_arrays(path, source)
     positions_key = _npz_key(arrays, "positions", keys, source)
     numbers_key = _npz_key(arrays, "numbers", keys, source)
     positions = arrays[positions_key]
+    if positions.ndim == 2:
+        yield from _joined(arrays, (positions_key, numbers_key), source, start)
+        return
     if positions.ndim != 3 or positions.shape[2] != 3 or positions.dtype.kind != "f":
         raise CovariumError(
             f"{source}: '{positions_key}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
@@ -55,9 +54,58 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
         values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
-        values |= decode(values.pop(REST)) if values.get(REST) else {}
-        values.pop(REST, None)
-        yield from_values(numbers[index][real], positions[index][real], cells[index], pbc[index], values, source, index)
+        rest, per_atom = (decode(text) if (text := values.pop(name, "")) else {} for name in (REST, REST_ARRAYS))
+        yield from_values(
+            numbers[index][real], positions[index][real], cells[index], pbc[index], values | rest, source, index,
+            arrays=per_atom,
+        )  # fmt: skip
+
+
+def npz_arrays(
+    path: Path, source: str, wanted: Collection[str] | None = None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names of all arrays of an archive, and the arrays of the ``wanted`` names, None for all.
+
+    Raises:
+        CovariumError: it is no archive of plain arrays, or grows beyond all measure.
+    """
+    try:
+        _refuse_growth(path, source)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive.files, {name: archive[name] for name in archive.files if wanted is None or name in wanted}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CovariumError(f"{source} is not a readable npz file of plain arrays: {error}") from error
+
+
+def _joined(arrays: Mapping[str, np.ndarray], structure: tuple[str, str], source: str, start: int) -> Iterator[Record]:
+    """Structures of different sizes one after another; whole numbers for positions are in the unit of length too.
+
+    Raises:
+        CovariumError: the numbers of atoms are missing, ambiguous, or do not add up.
+    """
+    positions, numbers = arrays[structure[0]], _atomic_numbers(arrays[structure[1]], f"{source}: '{structure[1]}'")
+    found = [name for name in arrays if plain(name) in NPZ_SIZES]
+    if len(found) != 1 or positions.shape[1:] != (3,) or positions.dtype.kind not in "fiu":
+        raise CovariumError(
+            f"{source}: '{structure[0]}' holds {positions.dtype} of shape {list(positions.shape)}, expected floats "
+            "[frames, atoms, 3], or [atoms of all frames, 3] beside one array of their numbers "
+            f"({', '.join(NPZ_SIZES)}); it has {_listed(arrays)}"
+        )
+    sizes = arrays[found[0]].astype(np.int64)
+    if sizes.ndim != 1 or (sizes < 1).any() or not sizes.sum() == len(positions) == len(numbers):
+        raise CovariumError(
+            f"{source}: '{found[0]}' counts {int(sizes.sum())} atoms in {sizes.size} frames, '{structure[0]}' has "
+            f"{len(positions)} and '{structure[1]}' {len(numbers)}"
+        )
+    ends = np.cumsum(sizes)
+    others = {name: array for name, array in arrays.items() if name not in (*structure, *found)}
+    for index in range(start, len(sizes)):
+        rows = slice(ends[index] - sizes[index], ends[index])
+        values = {}
+        for name, array in others.items():
+            per_atom = array.ndim > 0 and len(array) == len(positions)
+            values[name] = array[rows] if per_atom else _npz_value(array, index, len(sizes), np.zeros(0))
+        yield from_values(numbers[rows], positions[rows], np.zeros((3, 3)), np.zeros(3, bool), values, source, index)
 
 
 def _refuse_growth(path: Path, source: str) -> None:

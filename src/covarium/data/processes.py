@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from itertools import islice
@@ -17,6 +18,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AT_ONCE = 64  # items that are sent together
+OFTEN = 1.0  # s, after which fewer are sent
+LONGEST = 60.0  # s, see ``patience``
+PATIENCE = "COVARIUM_READ_TIMEOUT"
 # a forked process shares the memory of its parent; where the system cannot fork, everything is sent to it
 CONTEXT: Any = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
 
@@ -67,24 +71,53 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Gener
 
 def apart(function: Callable[..., Iterable[T]], *args: object) -> Generator[T, None, None]:
     """What ``function(*args)`` yields, made in a process of its own: libraries that map foreign files end theirs by a
-    signal when the file is truncated or damaged.
+    signal when the file is truncated or damaged, or never come back.
 
     Raises:
-        CovariumError: of ``function``; or its process was ended by a signal.
+        CovariumError: of ``function``; its process was ended by a signal (``ProcessLost``), or said nothing for so long
+            as ``patience`` allows (``ProcessStalled``).
     """
+    longest = patience()
     ours, theirs = CONTEXT.Pipe(duplex=False)
     others = [ours] if CONTEXT.get_start_method() == "fork" else []
     process = CONTEXT.Process(target=_tell, args=(function, args, theirs, others), daemon=True)
     process.start()
     theirs.close()
     try:
-        while (part := _receive(process, ours)) is not None:
+        while True:
+            if not ours.poll(longest):
+                process.kill()
+                raise ProcessStalled(
+                    f"nothing was read for {longest:g} s; if the file is sound and its disk slow, allow more seconds "
+                    f"by the environment variable {PATIENCE}"
+                )
+            part = _receive(process, ours)
+            if part is None:
+                return
             yield from part
     finally:
         ours.close()
         process.join(5)
         if process.is_alive():
             process.kill()
+
+
+def patience() -> float:
+    """Seconds without a message after which a process that reads a foreign file is given up.
+
+    Raises:
+        CovariumError: the environment variable is no positive number.
+    """
+    given = os.environ.get(PATIENCE)
+    if given is None:
+        return LONGEST
+    try:
+        longest = float(given)
+    except ValueError:
+        longest = 0.0
+    if not longest > 0:
+        raise CovariumError(f"{PATIENCE}={given!r} must be a positive number of seconds")
+    return longest
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection, others: Sequence[Connection]) -> None:
@@ -110,9 +143,12 @@ def _tell(
         if failed:
             raise failed[0]
         made: list[Any] = []
+        begun = time.monotonic()
         try:
             for item in islice(produced, AT_ONCE):
                 made.append(item)
+                if time.monotonic() - begun > OFTEN:  # a slow disk is not taken for one that does not answer
+                    break
         except Exception as error:  # what was made before it is sent first
             failed.append(error)
             if not made:
@@ -174,3 +210,7 @@ def _lost(process: Any) -> None:  # noqa: ANN401
 
 class ProcessLost(CovariumError):
     """A process was ended by a signal."""
+
+
+class ProcessStalled(ProcessLost):
+    """A process said nothing for too long."""

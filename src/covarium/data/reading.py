@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from covarium.data import labels as labelling
 from covarium.data.charges import CHARGES, chosen_charge_and_spin
 from covarium.data.columns import StoredFrames
 from covarium.data.conversion import Units, length_size, resolve
-from covarium.data.formats import load
+from covarium.data.formats import load, stream
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.names import LABELS, NPZ_STRUCTURE, plain
 from covarium.data.plausibility import findings
@@ -119,8 +119,8 @@ def _stored(
     """Our own sets: everything was chosen, converted and checked when they were made.
 
     Raises:
-        CovariumError: other files among them, settings that mean nothing here, a set that is not complete or in which
-            frames lack a needed label.
+        CovariumError: other files among them, settings that mean nothing here, a set that is not complete, that has
+            changed bytes, or in which frames lack a needed label.
     """
     foreign = [str(path) for path in paths if not is_store(Path(path))]
     if foreign:
@@ -141,11 +141,13 @@ def _stored(
         if "property" not in keys:
             raise CovariumError(f"{paths[0]}: name the property with --set data.keys.property=KEY")
         frames = StoredFrames(stores, ("property",), limit=limit, key=keys["property"])
+        frames.verify()
         unit = _check_property(frames, units.get("property", ""))
         notes += [f"labels: property from '{keys['property']}'", f"property: {unit or 'unit not stated'}"]
         return Reading(frames, {"property": keys["property"]}, {"property": unit}, theory, notes, [])
     labels, left_out = _stored_labels(stores, need, firm)
     frames = StoredFrames(stores, labels, limit=limit)
+    frames.verify()
     notes.append(f"labels: {', '.join(labels) or 'none'}, in eV and Å")
     return Reading(frames, {}, {}, theory, notes, left_out)
 
@@ -217,7 +219,18 @@ def read_structures(
     units: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> list[Structure]:
-    """Read structures for the sake of the structures: labels are neither looked for nor judged.
+    """All at once; see ``stream_structures``."""
+    return list(stream_structures(paths, keys=keys, units=units, limit=limit))
+
+
+def stream_structures(
+    paths: Sequence[Path],
+    *,
+    keys: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> Iterator[Structure]:
+    """Read structures for the sake of the structures, one after another: labels are neither looked for nor judged.
 
     Args:
         paths, limit: as for ``read``.
@@ -225,13 +238,26 @@ def read_structures(
         units: that of ``length`` counts, else the one stated in the file, else Å.
 
     Raises:
-        CovariumError: a file cannot be read, a key does not exist, or the unit of length is unknown.
+        CovariumError: a file cannot be read, a key does not exist, or the unit of length is unknown or changes.
     """
-    keys = dict(keys or {})
+    keys, units = dict(keys or {}), dict(units or {})
     check_arguments(paths, keys, (), limit)
-    records = [record for path in paths for record in load(Path(path), keys, limit)]
-    size = length_size(dict(units or {}), records)
-    return [Structure(_structure(record, keys, size), record.source, record.index) for record in records]
+    first: Record | None = None
+    size = 1.0
+    for path in paths:
+        record = None
+        for record in stream(Path(path), keys, limit):
+            own = length_size(units, [record] if first is None else [first, record])
+            if first is None:
+                first, size = record, own
+            if own != size:
+                raise CovariumError(
+                    f"{record.where} states another unit of length than {first.where}; read them separately, or give "
+                    "the unit of both with --set data.units.length=Å"
+                )
+            yield Structure(_structure(record, keys, size), record.source, record.index)
+        if record is None:
+            raise CovariumError(f"{path} holds no structures")
 
 
 def _structure(record: Record, keys: Mapping[str, str], size: float) -> Atoms:

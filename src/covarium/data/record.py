@@ -11,6 +11,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
 from ase.db.row import AtomsRow
 
+from covarium.data.names import MADE_BY, STATED_UNITS
+
 GROWTH = (2**30, 1000)  # bytes, times the size on disk: text of structures shrinks to a third or, repeated, to 1 %
 
 
@@ -83,11 +85,20 @@ def fixes(constraint: object) -> bool:
     return isinstance(constraint, FixAtoms) or whole
 
 
-def from_row(row: AtomsRow, stated: Mapping[str, str], source: str, index: int) -> Record:
-    """A row of an ASE data base, with its data and key-value pairs."""
-    # schnetpack keeps an energy as an array of one number
-    data = {key: value[0] if np.shape(value) == (1,) else value for key, value in row.data.items()}
+def from_row(row: AtomsRow, metadata: Mapping[str, Any], source: str, index: int) -> Record:
+    """A row of an ASE data base, with its data and key-value pairs, and the units that its metadata state."""
+    data, stated = dict(row.data), _stated_units(metadata)
+    if MADE_BY not in metadata:  # schnetpack keeps an energy as an array of one number
+        data = {key: value[0] if np.shape(value) == (1,) else value for key, value in data.items()}
     return from_atoms(row.toatoms(), {**stated, **data, **row.key_value_pairs}, source, index)
+
+
+def _stated_units(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Units as schnetpack states them in the data base's metadata."""
+    stated = {STATED_UNITS["length"][0]: metadata.get("_distance_unit")}
+    for label, unit in metadata.get("_property_unit_dict", {}).items():
+        stated[STATED_UNITS[label][0] if label in ("energy", "forces") else f"{label}_unit"] = unit
+    return {key: unit for key, unit in stated.items() if unit}
 
 
 def from_values(
@@ -99,13 +110,18 @@ def from_values(
     source: str,
     index: int,
     fixed: np.ndarray | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Record:
-    """A structure of a format that ASE does not read; single values go to its ``info``, ``tags`` to its atoms."""
+    """A structure of a format that ASE does not read; single values go to its ``info``, ``tags`` and what is said to be
+    per atom (``arrays``) to its atoms."""
     numbers, positions = numbers.astype(np.int64), positions.astype(np.float64)
     cell, pbc = cell.astype(np.float64), pbc.astype(bool)
     values = dict(values)
     info = {name: value for name, value in values.items() if np.ndim(value) == 0}
     atoms = Atoms(numbers, positions, cell=cell, pbc=pbc, info=info)
+    for name, array in (arrays or {}).items():
+        atoms.set_array(name, np.asarray(array))
+        values[name] = atoms.arrays[name]
     tags = np.asarray(values.get("tags"))
     if tags.size == len(numbers) and tags.dtype.kind in "iuf":
         atoms.set_tags(tags.reshape(-1).astype(np.int64))

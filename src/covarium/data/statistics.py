@@ -60,16 +60,16 @@ def statistics(
 ) -> Statistics:
     """The statistics of a training set; finds the neighbours of every frame whose edges are not counted yet.
 
-    Frames in files are passed over block by block, and verified.
+    Frames in files are passed over block by block.
 
     Raises:
-        CovariumError: the references cannot be had in the way asked for, or a file is damaged.
+        CovariumError: the references cannot be had in the way asked for.
     """
     frames, edges = data.frames, data.edge_counts()
     found = element_references(frames, references)
     lonely = all(part.isolated.all() for part in columns(frames))
     sums = _Sums()
-    for part in columns(frames, verify=True):
+    for part in columns(frames):
         sums.add(part, part.isolated if lonely else ~part.isolated, found.energies, edges, data.labels)
     return Statistics(
         references=found,

@@ -289,7 +289,7 @@ def checked_header(text: bytes | str, path: Path) -> dict[str, Any]:
     """
     try:
         header = json.loads(text)
-        sound = header["kind"] == KIND and header["sha256"] == header_hash(header)
+        sound = header["kind"] == KIND and header["sha256"] == header_hash(header) and _well_typed(header)
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         sound = False
     if not sound:
@@ -297,6 +297,21 @@ def checked_header(text: bytes | str, path: Path) -> dict[str, Any]:
     if header["version"] != VERSION:
         raise CovariumError(f"{path} has version {header['version']}, this Covarium reads {VERSION}; upgrade it")
     return dict(header)
+
+
+def _well_typed(header: Mapping[str, Any]) -> bool:
+    """Whether everything that is read of a header of this version is of its type: anybody can make a hash."""
+    if header["version"] != VERSION:
+        return True
+    texts = [header["theory"], header["journal"], header["group"] or "", *header["nonzero"]]
+    texts += [*header["notes"], *header["left_out"]]
+    counts = [*(header["totals"][per] for per in ("frame", "atom", "rest")), *(header["labels"][x] for x in LABELS)]
+    return (
+        all(isinstance(header[name], list) for name in ("nonzero", "notes", "left_out", "elements"))
+        and all(isinstance(text, str) for text in texts)
+        and all(type(count) is int and count >= 0 for count in counts)
+        and all(type(z) is int and 0 < z < 119 for z in header["elements"])
+    )
 
 
 def stored_records(store: Store, source: str, start: int) -> Iterator[Record]:

@@ -12,9 +12,9 @@ Three kinds of file, told apart by their keys (``token_file``):
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from covarium.data.hdf5_files import refuse_other_files
+from covarium.data.npz_files import npz_arrays
 from covarium.data.processes import apart
 from covarium.errors import CovariumError, nearest
 from covarium.systems import Tokens
@@ -141,16 +143,17 @@ def token_file(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except Exception:  # of a damaged archive NumPy raises every kind of exception
         return False
-    return any(f"target_{name}" in names for name in TARGETS) or set(NBODY) <= names
+    # an incomplete file is told what tokens need, rather than what atoms do
+    return "x_initial" in names or bool(names & {"vectors", "scalars", *(f"target_{name}" for name in TARGETS)})
 
 
 def _of_arteries(path: Path) -> Iterator[bool]:
-    """Whether the first group is a mesh with shear stress; to be run by ``apart``, as all HDF5 files of structures."""
+    """Whether the first group is a mesh or has shear stress; run by ``apart``, as all HDF5 files of structures are."""
     with h5py.File(path, "r") as file:
         first = next((file[name] for name in sorted(file)), None)
-        yield isinstance(first, h5py.Group) and all(key in first for key in ("pos", "face", "wss"))
+        yield isinstance(first, h5py.Group) and "pos" in first and ("face" in first or "wss" in first)
 
 
 def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSample]:
@@ -165,7 +168,7 @@ def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSa
         if not path.is_file():
             there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
             raise CovariumError(f"data file {path} is not there{nearest(path.name, there)}")
-        found = _arteries(path, limit) if path.suffix in (".h5", ".hdf5") else _npz(path, limit)
+        found = _read(path, limit)
         if not found:
             raise CovariumError(f"{path} holds no samples")
         for sample in found:
@@ -174,31 +177,57 @@ def read_tokens(paths: Sequence[Path], limit: int | None = None) -> list[TokenSa
     return samples
 
 
-def _npz(path: Path, limit: int | None) -> list[TokenSample]:
+def _read(path: Path, limit: int | None) -> list[TokenSample]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [name for name in archive.files if name in (*OWN, *NBODY)]
-            arrays = {name: archive[name] for name in wanted}
-            names = archive.files
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{path} is not a readable npz file of plain arrays: {error}") from error
+        # the library of HDF5 may end its process on damaged files
+        return list(apart(_arteries, path, limit)) if path.suffix in (".h5", ".hdf5") else _npz(path, limit)
+    except CovariumError as error:
+        raise CovariumError(str(error) if str(path) in str(error) else f"{path}, {error}") from error
+    except Exception as error:  # of damaged files the libraries raise every kind of exception
+        raise CovariumError(f"{path} cannot be read as tokens: {str(error) or type(error).__name__}") from error
+
+
+def _npz(path: Path, limit: int | None) -> list[TokenSample]:
+    names, arrays = npz_arrays(path, str(path), (*OWN, *NBODY))
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise CovariumError(f"{path}: '{name}' holds {array.dtype}, expected real numbers")
     if set(NBODY) <= arrays.keys():
-        arrays = {
-            "positions": arrays["x_initial"],
-            "vectors": arrays["v_initial"][..., None, :],
-            "scalars": arrays["m"][..., None],
-            "target_positions": arrays["x_final"],
-        }
+        return _samples(path, _nbody(path, arrays), limit)
     if "positions" not in arrays or not any(name.startswith("target_") for name in arrays):
+        unknown = "".join(nearest(name, [own for own in OWN if own not in names]) for name in names if name not in OWN)
         raise CovariumError(
             f"{path} holds {', '.join(names) or 'nothing'}; tokens need 'positions' and a target ("
-            f"{', '.join(f'target_{name}' for name in TARGETS)}), or the n-body keys {', '.join(NBODY)}"
+            f"{', '.join(f'target_{name}' for name in TARGETS)}), or the n-body keys {', '.join(NBODY)}{unknown}"
         )
-    return _own(path, arrays, limit)
+    for name in names:
+        # a misspelt key would be left out in silence; other arrays are the user's own business
+        meant = nearest(name, [own for own in OWN if own not in names]) if name not in arrays else ""
+        if meant:
+            raise CovariumError(f"{path}: '{name}' is no key of tokens{meant} Rename it, or take it out")
+    return _samples(path, arrays, limit)
 
 
-def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> list[TokenSample]:
-    """Samples from padded-free arrays [B, N, …] or packed ones [N, …] with counts."""
+def _nbody(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The published n-body keys as our own."""
+    shape = arrays["x_initial"].shape
+    for name in NBODY:
+        expected = shape[:2] if name == "m" else shape
+        if len(shape) != 3 or shape[2] != 3 or arrays[name].shape != expected:
+            raise CovariumError(
+                f"{path}: '{name}' has shape {list(arrays[name].shape)}; expected m [samples, bodies] and the others "
+                f"[samples, bodies, 3], 'x_initial' has {list(shape)}"
+            )
+    return {
+        "positions": arrays["x_initial"],
+        "vectors": arrays["v_initial"][..., None, :],
+        "scalars": arrays["m"][..., None],
+        "target_positions": arrays["x_final"],
+    }
+
+
+def _samples(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> list[TokenSample]:
+    """Samples from arrays [B, N, …] or packed ones [N, …] with counts."""
     positions = arrays["positions"]
     packed = "counts" in arrays
     if positions.ndim != (2 if packed else 3) or positions.shape[-1] != 3:
@@ -206,26 +235,15 @@ def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> lis
         raise CovariumError(f"{path}: 'positions' has shape {list(positions.shape)}, expected {expected}")
     lead = positions.shape[:-1]
     counts = arrays["counts"] if packed else np.full(lead[0], lead[1])
-    if packed and (counts.sum() != lead[0] or (counts < 1).any()):
-        raise CovariumError(f"{path}: 'counts' must be positive and add up to {lead[0]}, the tokens of 'positions'")
-    shapes = {"vectors": (None, 3), "scalars": (None,)}
-    shapes |= {"target_positions": (3,), "target_vectors": (None, 3), "target_scalars": (None,)}
-    flat = {"positions": positions.reshape(-1, 3).astype(np.float64)}
-    for name, tail in shapes.items():
-        array = arrays.get(name)
-        if array is None:
-            continue
-        rest = array.shape[len(lead) :]
-        fits = len(rest) == len(tail) and all(b is None or a == b for a, b in zip(rest, tail, strict=True))
-        if array.shape[: len(lead)] != lead or not fits:
-            raise CovariumError(
-                f"{path}: '{name}' has shape {list(array.shape)}, expected "
-                f"{[*lead, *('n' if t is None else t for t in tail)]}"
-            )
-        flat[name] = array.reshape(-1, *rest).astype(np.float64)
-    total = len(flat["positions"])
-    flat.setdefault("vectors", np.zeros((total, 0, 3)))
-    flat.setdefault("scalars", np.zeros((total, 0)))
+    whole = counts.ndim == 1 and counts.dtype.kind in "iu"
+    if not whole or counts.sum() != len(positions.reshape(-1, 3)) or (counts < 1).any():
+        raise CovariumError(
+            f"{path}: 'counts' must be positive whole numbers [samples] that add up to {lead[0]}, the tokens of "
+            f"'positions'; it is {counts.dtype} {list(counts.shape)} with the sum {counts.sum():g}"
+            if packed
+            else f"{path}: 'positions' has shape {list(positions.shape)}; every sample needs at least one token"
+        )
+    flat = _flat(path, arrays, lead)
     ends = np.cumsum(counts)
     samples = []
     for index, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
@@ -237,32 +255,66 @@ def _own(path: Path, arrays: Mapping[str, np.ndarray], limit: int | None) -> lis
     return samples
 
 
-def _arteries(path: Path, limit: int | None) -> list[TokenSample]:
+def _flat(path: Path, arrays: Mapping[str, np.ndarray], lead: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """All arrays as [N, …] float64 over the tokens of all samples; missing vectors and scalars with no entries."""
+    tails = {"positions": (3,), "vectors": (None, 3), "scalars": (None,)}
+    tails |= {"target_positions": (3,), "target_vectors": (None, 3), "target_scalars": (None,)}
+    total = int(np.prod(lead))
+    flat = {"vectors": np.zeros((total, 0, 3)), "scalars": np.zeros((total, 0))}
+    for name, tail in tails.items():
+        array = arrays.get(name)
+        if array is None:
+            continue
+        rest = array.shape[len(lead) :]
+        fits = len(rest) == len(tail) and all(b is None or a == b for a, b in zip(rest, tail, strict=True))
+        if array.shape[: len(lead)] != lead or not fits:
+            raise CovariumError(
+                f"{path}: '{name}' has shape {list(array.shape)}, expected "
+                f"{[*lead, *('n' if t is None else t for t in tail)]}"
+            )
+        flat[name] = array.reshape(total, *rest).astype(np.float64)
+    return flat
+
+
+def _arteries(path: Path, limit: int | None) -> Iterator[TokenSample]:
     """Vertices with their normals and distances from the inlet along the surface; the target is the shear stress."""
-    samples = []
-    try:
-        with h5py.File(path, "r") as file:
-            for index, name in enumerate(sorted(file)):
-                if limit is not None and index >= limit:
-                    break
-                samples.append(_artery(file[name], f"{path}: '{name}'", str(path), index))
-    except OSError as error:
-        raise CovariumError(f"{path} is not a readable HDF5 file: {error}") from error
-    return samples
+    with h5py.File(path, "r") as file:
+        refuse_other_files(file, str(path))
+        for index, name in enumerate(islice(sorted(file), limit)):
+            refuse_other_files(file[name], str(path))
+            yield _artery(file[name], f"{path}: '{name}'", str(path), index)
 
 
 def _artery(group: Any, where: str, source: str, index: int) -> TokenSample:  # noqa: ANN401 - h5py has no types
-    inlet = next((key for key in ("inlet_idcs", "inlet_idx") if key in group), None)
-    missing = [key for key in ("pos", "face", "wss") if key not in group]
-    if missing or inlet is None:
-        raise CovariumError(f"{where} has {', '.join(sorted(group))}; expected pos, face, wss and inlet_idcs")
-    positions, shear = (np.asarray(group[key], dtype=np.float64) for key in ("pos", "wss"))
-    if shear.shape != positions.shape:
-        raise CovariumError(
-            f"{where}: 'wss' has shape {list(shear.shape)}, 'pos' {list(positions.shape)}; expected the same"
+    keys = sorted(group) if isinstance(group, h5py.Group) else []
+    inlet = next((key for key in ("inlet_idcs", "inlet_idx") if key in keys), None)
+    if inlet is None or not {"pos", "face", "wss"} <= set(keys):
+        raise CovariumError(f"{where} has {', '.join(keys) or 'nothing'}; expected pos, face, wss and inlet_idcs")
+    positions, shear = (_array(group, key, "fiu", where) for key in ("pos", "wss"))
+    faces, starts = (_array(group, key, "iu", where).astype(np.int64) for key in ("face", inlet))
+    n = len(positions) if positions.ndim else 0
+    if positions.shape != (n, 3) or shear.shape != (n, 3) or faces.ndim != 2 or faces.shape[1] != 3:
+        shapes = ", ".join(f"{key} {list(group[key].shape)}" for key in ("pos", "face", "wss"))
+        raise CovariumError(f"{where} has {shapes}; expected pos and wss [vertices, 3], face [triangles, 3]")
+    for key, indices in (("face", faces), (inlet, starts)):
+        if indices.size == 0 or indices.min() < 0 or indices.max() >= n:
+            found = f"{indices.min()} to {indices.max()}" if indices.size else "nothing"
+            raise CovariumError(f"{where}: '{key}' holds {found}; expected indices of vertices, 0 to {n - 1}")
+    try:
+        return surface_sample(
+            positions.astype(np.float64), faces, starts.ravel(), shear.astype(np.float64), source, index
         )
-    faces = np.asarray(group["face"], dtype=np.int64)
-    return surface_sample(positions, faces, np.asarray(group[inlet], dtype=np.int64).ravel(), shear, source, index)
+    except CovariumError as error:
+        raise CovariumError(f"{where}: {error}") from error
+
+
+def _array(group: Any, key: str, kinds: str, where: str) -> np.ndarray:  # noqa: ANN401 - h5py has no types
+    array = np.asarray(group[key])
+    if array.dtype.kind not in kinds:
+        raise CovariumError(
+            f"{where}: '{key}' holds {array.dtype}, expected {'real' if 'f' in kinds else 'whole'} numbers"
+        )
+    return array
 
 
 def surface_sample(

@@ -228,8 +228,9 @@ def _twins(survey: Survey, rows: list[int], first: dict[int, int]) -> list[Place
 def _pairs(surveys: list[Survey]) -> Iterator[tuple[int, int]]:
     """Frames of the same composition and the same fingerprint; places count through all surveys.
 
-    Sorted by the first number of the fingerprint, equal ones are neighbours, or nearly: each is compared with the next
-    ones as long as these agree in that number.
+    Frames with the same digits in a hundredth of what counts as the same are one group, so that copies of copies cost
+    nothing; of each group its first and last stand for it. Sorted by the number that tells most, groups are compared
+    with the next ones as long as these agree in that number.
     """
     names: dict[bytes, int] = {}
     composition, prints = [], []
@@ -238,15 +239,31 @@ def _pairs(surveys: list[Survey]) -> Iterator[tuple[int, int]]:
         composition.append(table[survey.columns["composition"].astype(np.int64)])
         prints.append(survey.columns.fingerprints())
     kind, numbers = np.concatenate(composition), np.concatenate(prints)
-    order = np.lexsort((numbers[:, 0], kind))
-    kind, numbers = kind[order], numbers[order]
-    for step in range(1, len(order)):
-        near = (kind[step:] == kind[:-step]) & (numbers[step:, 0] - numbers[:-step, 0] < SAME)
-        rows = np.flatnonzero(near)
-        if not len(rows) or step > 30:  # copies of copies are neighbours of each other
+    numbers = numbers[:, np.argsort(-numbers.std(axis=0))]
+    cells = np.rint(numbers / (SAME / 100))
+    order = np.lexsort((*cells.T[::-1], kind))  # within a group by place
+    other = (kind[order[1:]] != kind[order[:-1]]) | (cells[order[1:]] != cells[order[:-1]]).any(axis=1)
+    starts = np.concatenate([np.zeros(min(1, len(order)), dtype=np.int64), np.flatnonzero(other) + 1])
+    ends = np.append(starts[1:], len(order))
+    for g in np.flatnonzero(ends - starts > 1):
+        yield from _ends(order[starts[g] : ends[g]], order[starts[g] : ends[g]])
+    kind, numbers, rows = kind[order[starts]], numbers[order[starts]], np.arange(len(starts))
+    for step in range(1, len(starts)):
+        rows = rows[rows + step < len(starts)]
+        near = kind[rows + step] == kind[rows]
+        # the sorting was by rounded numbers
+        rows = rows[near & (numbers[rows + step, 0] - numbers[rows, 0] < 1.01 * SAME)]
+        if not len(rows):
             return
         same = rows[(np.abs(numbers[rows + step] - numbers[rows]) < SAME).all(axis=1)]
-        yield from zip(order[same].tolist(), order[same + step].tolist(), strict=True)
+        for one, two in zip(same.tolist(), (same + step).tolist(), strict=True):
+            yield from _ends(order[starts[one] : ends[one]], order[starts[two] : ends[two]])
+
+
+def _ends(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Each member of either group with the first and the last of the other."""
+    for group, other in ((one, two), (two, one)):
+        yield from ((row, end) for row in group.tolist() for end in (int(other[0]), int(other[-1])) if row != end)
 
 
 def _stress(survey: Survey) -> Iterator[Finding]:

@@ -7,7 +7,9 @@ same frames (time stamps of ASE's SQLite excepted).
 from __future__ import annotations
 
 import json
+import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,9 +30,10 @@ from ase.io.trajectory import TrajectoryWriter
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from covarium.data.frame import Frame
-from covarium.data.names import REST
-from covarium.data.store import COLUMNS, LABELS, Rest, Store, arrays_of, charged
+from covarium.data.names import MADE_BY, REST, REST_ARRAYS
+from covarium.data.store import COLUMNS, LABELS, VERSION, Rest, Store, arrays_of, charged
 from covarium.errors import CovariumError
+from covarium.files import replace_text
 
 Pair = tuple[Frame, Rest]
 ASE_ARRAYS = ("tags", "momenta", "masses", "initial_magmoms", "initial_charges")  # that all of ASE's formats keep
@@ -39,12 +42,15 @@ AT_ONCE = 1000  # rows of a transaction
 
 def pairs(store: Store) -> Iterator[Pair]:
     """Frames and what belongs to them, verified block by block."""
-    first = 0
-    for block, line in enumerate(store.blocks):
-        store.verify(block)
-        for k in range(first, line["totals"]["frame"]):
-            yield store.frame(k), store.rest(k)
-        first = line["totals"]["frame"]
+    for block in range(len(store.blocks)):
+        yield from pairs_of(store, block)
+
+
+def pairs_of(store: Store, block: int) -> Iterator[Pair]:
+    """Those of one block, verified."""
+    store.verify(block)
+    for k in range(store.blocks[block - 1]["totals"]["frame"] if block else 0, store.blocks[block]["totals"]["frame"]):
+        yield store.frame(k), store.rest(k)
 
 
 def as_atoms(frame: Frame, rest: Rest, *, charged: bool) -> Atoms:
@@ -75,9 +81,41 @@ def _as_row(frame: Frame, rest: Rest, index: int, charges: bool) -> tuple[AtomsR
 
 
 def write_extxyz(path: Path, store: Store) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for frame, rest in pairs(store):
-            file.write(extxyz(frame, rest, charged=charged(store.header)))
+    """Goes on with what an ended call has written of the same set, as its journal beside ``path`` knows."""
+    journal = path.with_name(f"{path.name}.journal")
+    blocks, size = _written(path, journal, store)
+    with path.open("ab") as file:
+        file.truncate(size)
+        for block in range(blocks, len(store.blocks)):
+            for frame, rest in pairs_of(store, block):
+                file.write(extxyz(frame, rest, charged=charged(store.header)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            done = {"set": store.header["sha256"], "blocks": block + 1, "bytes": file.tell()}
+            replace_text(journal, json.dumps(done))
+    journal.unlink(missing_ok=True)
+
+
+def retyped(store: Store) -> list[str]:
+    """What extended xyz gives back with the same numbers and as another type."""
+    found: Counter[str] = Counter()
+    for k in range(len(store) if store.totals["rest"] else 0):
+        found.update(name for name, value in store.rest(k).info.items() if _becomes_array(value))
+    return [f"'{name}': a list, read back as an array, in {count} frames" for name, count in sorted(found.items())]
+
+
+def _becomes_array(value: Any) -> bool:  # noqa: ANN401
+    """As ASE reads it; lists of texts stay what they are."""
+    return isinstance(value, list | tuple) and np.asarray(value).dtype.kind in "ifb"
+
+
+def _written(path: Path, journal: Path, store: Store) -> tuple[int, int]:
+    """Blocks of the set that are in the file for certain, and their bytes."""
+    if not (path.exists() and journal.exists()):
+        return 0, 0
+    done = json.loads(journal.read_text(encoding="utf-8"))
+    whole = done["set"] == store.header["sha256"] and path.stat().st_size >= done["bytes"]
+    return (done["blocks"], done["bytes"]) if whole else (0, 0)
 
 
 def extxyz(frame: Frame, rest: Rest, *, charged: bool) -> str:
@@ -136,8 +174,8 @@ def _word(name: str, value: Any) -> str:  # noqa: ANN401
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     plain = value if isinstance(value, str) else None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        plain = repr(value)
+    if isinstance(value, int | float):
+        plain = "FT"[value] if isinstance(value, bool) else repr(value)
     for text in (plain, "_JSON " + json.dumps(value, ensure_ascii=True)):
         if text is not None and "\n" not in text:
             word = '{}="{}"'.format(*(part.replace("\\", "\\\\").replace('"', '\\"') for part in (name, text)))
@@ -163,6 +201,7 @@ def write_traj(path: Path, store: Store) -> None:
 
 def write_db(path: Path, store: Store) -> None:
     with ase.db.connect(str(path), type="db", use_lock_file=False, serial=True) as rows:
+        rows.metadata = {MADE_BY: VERSION}
         for index, (frame, rest) in enumerate(pairs(store)):
             row, data = _as_row(frame, rest, index, charged(store.header))
             rows.write(row, data=data)
@@ -189,6 +228,7 @@ def write_aselmdb(path: Path, store: Store) -> None:
                 put.commit()
                 put = environment.begin(write=True)
         put.put(b"nextid", packed(count + 1))
+        put.put(b"metadata", packed({MADE_BY: VERSION}))
         put.commit()
         environment.sync(True)
 
@@ -216,15 +256,15 @@ def write_npz(path: Path, store: Store) -> None:
         arrays[name] = np.array(store.column(name))
     if charged(store.header):
         arrays |= {name: np.array(store.column(name)) for name in ("charge", "spin")}
-    texts = []
+    texts: dict[str, list[str]] = {REST: [], REST_ARRAYS: []}
     for k, (frame, rest) in enumerate(pairs(store)):
         n = len(frame.numbers)
         for name in shapes:
             arrays[name][k, :n] = frame.labels["forces"] if name == "forces" else getattr(frame, name)
-        beside = {**rest.info, **rest.arrays, **{x: v for x, v in frame.labels.items() if x not in whole}}
-        texts.append(encode(beside) if beside else "")
-    if any(texts):
-        arrays[REST] = np.array(texts)
+        beside = {**rest.info, **{x: v for x, v in frame.labels.items() if x not in whole}}
+        for name, part in ((REST, beside), (REST_ARRAYS, dict(rest.arrays))):
+            texts[name].append(encode(part) if part else "")
+    arrays |= {name: np.array(lines) for name, lines in texts.items() if any(lines)}
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -242,6 +282,7 @@ def write_hdf5(path: Path, store: Store) -> None:
                 store.release()
 
 
+CONTINUED = (".extxyz", ".xyz")  # an ended call of the writer goes on; the others begin anew
 WRITERS: Mapping[str, Callable[[Path, Store], None]] = MappingProxyType(
     {
         ".extxyz": write_extxyz, ".xyz": write_extxyz, ".traj": write_traj, ".db": write_db, ".aselmdb": write_aselmdb,

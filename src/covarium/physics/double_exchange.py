@@ -10,6 +10,7 @@ Letters: B configurations, N sites.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class DoubleExchange:
         beta: inverse temperature.
 
     Raises:
-        CovariumError: no lattice, or no temperature.
+        CovariumError: no lattice, no temperature, or an energy that is not finite.
     """
 
     size: int
@@ -45,6 +46,9 @@ class DoubleExchange:
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
             raise CovariumError(f"inverse temperature must be positive and finite, got {self.beta}")
+        for name in ("t", "hund", "mu"):
+            if not math.isfinite(getattr(self, name)):
+                raise CovariumError(f"{name} of the double-exchange model must be finite, got {getattr(self, name)}")
         if self.size < 2:
             raise CovariumError(f"a lattice needs at least 2 sites in a row, got size {self.size}")
 

@@ -88,10 +88,15 @@ class EffectiveAction(nn.Module):
         self.model.J.copy_(solution[:, 0])
         self.model.E0.copy_(mean[0] @ solution[:, 0] - mean[1])
 
+    @torch.no_grad()
+    def deviations(self, samples: SpinSamples) -> Tensor:
+        """[n] predicted − exact log weight of all samples."""
+        parts = [range(k, min(k + CHUNK, len(samples))) for k in range(0, len(samples), CHUNK)]
+        return torch.cat([self.errors(samples.batch(part)) for part in parts])
+
     def mse(self, samples: SpinSamples) -> float:
         """Mean squared error over all samples."""
-        return float(sum(self.metrics(samples.batch(range(k, min(k + CHUNK, len(samples)))))["action_mse"][0]
-                         for k in range(0, len(samples), CHUNK))) / len(samples)  # fmt: skip
+        return float(self.deviations(samples).square().mean())
 
     def no_weight_decay(self) -> set[str]:
         return {f"model.{name}" for name in self.model.no_weight_decay()}
@@ -104,3 +109,17 @@ class EffectiveAction(nn.Module):
     def from_description(cls, model: SpinTransformer, description: Mapping[str, Any]) -> Self:
         """The inverse of ``describe``."""
         return cls(model, physics=description["physics"])
+
+
+def independent_acceptance(deviations: Tensor) -> float:
+    """What fraction is accepted when proposals do not remember where they start.
+
+    Args:
+        deviations: [n] predicted − exact log weight, of samples of the exact weight alone. A proposed configuration has
+            the effective weight instead: it counts r = exp(predicted − exact) times, and min(1, r_start/r) accepts it.
+    """
+    r = torch.exp(deviations - deviations.max()).sort().values
+    n = len(r)
+    # the mean of min(r, r') over all pairs: the k-th smallest, from 0, is the smaller one in n − 1 − k of them
+    smaller = (r * torch.arange(n - 1, -1, -1).to(r)).sum() * 2 / (n * (n - 1))
+    return float(smaller / r.mean())

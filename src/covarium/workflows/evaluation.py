@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from ase import Atoms
 from covarium.analysis import report
 from covarium.analysis.errors import Evaluation, evaluate, predict_frames
 from covarium.config import DataSection, RunConfig, build, merge, parse_assignment
-from covarium.data import Structure, read, read_structures
+from covarium.data import Structure, read, stream_structures
 from covarium.errors import CovariumError
-from covarium.files import replace_text
+from covarium.files import replace_file, replace_text
 from covarium.simulation.record import frame as extxyz
 from covarium.training.state import FILE as STATE
 from covarium.workflows.loaded import BEST, CONFIG, LoadedTask, as_frame, with_results
@@ -22,7 +23,7 @@ from covarium.workflows.loaded import BEST, CONFIG, LoadedTask, as_frame, with_r
 ERRORS = "errors.json"
 OF_RUNS = (CONFIG, STATE, BEST, "trajectory.extxyz")  # of training, md and relax
 
-Progress = Callable[[int, int], object]
+Progress = Callable[[int, int | None], object]
 
 
 def data_settings(assignments: Sequence[str]) -> DataSection:
@@ -87,12 +88,13 @@ def _refuse_input(target: Path, files: Sequence[Path], option: str) -> None:
 
 
 def predict_energies(
-    loaded: LoadedTask, structures: Sequence[Structure], progress: Progress | None = None
+    loaded: LoadedTask, structures: Iterable[Structure], progress: Progress | None = None
 ) -> Iterator[Atoms]:
-    """Structures with energy, forces and stress of a potential."""
-    frames = [as_frame(one.atoms, one.index, one.source) for one in structures]
+    """Structures with energy, forces and stress of a potential, as they come."""
+    shown, given = tee(structures)
+    frames = (as_frame(one.atoms, one.index, one.source) for one in given)
     predictions = predict_frames(loaded.task, frames, stress=loaded.task.has_stress, progress=progress)
-    for structure, p in zip(structures, predictions, strict=True):
+    for structure, p in zip(shown, predictions, strict=True):
         results = {"energy": p.energy, "forces": p.forces, "stress": p.stress}
         known = {name: value for name, value in results.items() if value is not None}
         yield with_results(structure.atoms, known)
@@ -112,14 +114,14 @@ def write_report(model: Path, notes: Sequence[str], sections: Sequence[report.Se
 
 
 def predict_file(
-    predict: Callable[[LoadedTask, Sequence[Structure], Progress | None], Iterable[Atoms]],
+    predict: Callable[[LoadedTask, Iterable[Structure], Progress | None], Iterable[Atoms]],
     loaded: LoadedTask,
     files: Sequence[Path],
     out: Path,
     data: DataSection,
     progress: Progress | None = None,
 ) -> int:
-    """Write every structure with what is predicted as extxyz; nothing is written if one fails.
+    """Write every structure with what is predicted as extxyz, one after another; there is no file if one fails.
 
     Labels of the files are not judged; info and arrays of the structures stay.
 
@@ -129,7 +131,7 @@ def predict_file(
         files: what ``covarium.data.read`` reads.
         out: extxyz file.
         data: keys, units and limit.
-        progress: called with (frames done, all frames).
+        progress: called with (structures done, None).
 
     Returns:
         The number of structures.
@@ -140,8 +142,18 @@ def predict_file(
     _refuse_input(out, files, "--out")
     if out.exists():
         raise CovariumError(f"'{out}' exists already; choose another --out, or remove it")
-    structures = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
-    texts = [extxyz(atoms) for atoms in predict(loaded, structures, progress)]
+    structures = stream_structures(files, keys=data.keys, units=data.units, limit=data.limit)
+    predicted = iter(predict(loaded, structures, progress))
+    first = next(predicted)  # files that cannot be read leave no folder behind
+    count = 0
+
+    def write(place: Path) -> None:
+        nonlocal count
+        with place.open("w", encoding="utf-8") as file:
+            for atoms in chain([first], predicted):
+                file.write(extxyz(atoms))
+                count += 1
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, "".join(texts))
-    return len(texts)
+    replace_file(out, write)
+    return count

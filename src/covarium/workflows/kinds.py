@@ -12,10 +12,10 @@ from covarium.analysis import property_errors, token_errors
 from covarium.analysis.check import Check
 from covarium.analysis.errors import evaluate
 from covarium.analysis.report import Section, error_sections
-from covarium.analysis.suite import check_potential
+from covarium.analysis.suite import check_potential, check_property
 from covarium.analysis.token_suite import check_tokens
 from covarium.config import RunConfig, build, merge, parse_assignment
-from covarium.data import read_structures
+from covarium.data import Frame, read_structures
 from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
 from covarium.workflows import evaluation, inference, loaded, loaded_property, memory, property_inference, token_runs
@@ -65,8 +65,16 @@ class Kind:
 
 
 def _check_potential(model: LoadedTask, files: Sequence[Path], count: int) -> Iterator[Check]:
+    return check_potential(model.task, _first(files, count))
+
+
+def _check_property(model: LoadedTask, files: Sequence[Path], count: int) -> Iterator[Check]:
+    return check_property(model.task, _first(files, count))
+
+
+def _first(files: Sequence[Path], count: int) -> list[Frame]:
     read = read_structures(files, limit=count)[:count] if files else []
-    return check_potential(model.task, [loaded.as_frame(one.atoms, one.index, one.source) for one in read])
+    return [loaded.as_frame(one.atoms, one.index, one.source) for one in read]
 
 
 def _check_tokens(model: LoadedTask, files: Sequence[Path], count: int) -> Iterator[Check]:
@@ -101,6 +109,7 @@ KINDS = {
         unit=lambda task: task.semantics.unit_or_not,
         about=loaded_property.about_property,
         next_commands=property_inference.next_commands,
+        checks=_check_property,
         predict=partial(evaluation.predict_file, loaded_property.predict_values),
         predicted=lambda task: f"'{task.semantics.name}'",
     ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,13 @@ def evaluate_files(
 
 
 def predict_values(
-    loaded: LoadedTask, structures: Sequence[Structure], progress: Progress | None = None
+    loaded: LoadedTask, structures: Iterable[Structure], progress: Progress | None = None
 ) -> Iterator[Atoms]:
-    """Structures with the value in ``info``, in place of a label of the same name."""
-    frames = [as_frame(one.atoms, one.index, one.source) for one in structures]
+    """Structures with the value in ``info``, in place of a label of the same name, as they come."""
+    shown, given = tee(structures)
+    frames = (as_frame(one.atoms, one.index, one.source) for one in given)
     values = predict_property(loaded.task, frames, progress=progress)
-    for structure, value in zip(structures, values, strict=True):
+    for structure, value in zip(shown, values, strict=True):
         copy = structure.atoms.copy()
         copy.info[loaded.task.semantics.name] = float(value) if value.ndim == 0 else value
         yield copy

@@ -12,8 +12,10 @@ a resumed run is the uninterrupted one to the bit (same machine and threads).
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from covarium.files import held, replace_text
 from covarium.models.spin_transformer import SpinTransformer, deepened
 from covarium.simulation.self_learning import Corrected, HeatBath, Kernel
 from covarium.systems.spin_field import SpinField
-from covarium.tasks.effective_action import EffectiveAction
+from covarium.tasks.effective_action import EffectiveAction, independent_acceptance
 from covarium.training import Event, train
 from covarium.training.state import FILE as STATE
 from covarium.workflows.device import use_threads
@@ -120,7 +122,8 @@ class Stages:
         for layers in range(self.config.model.layers + 1):
             task = self.fit(task, layers, train_set, valid) if layers else self.saved(task, 0)
             count = sum(p.numel() for p in task.model.parameters())
-            fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test)))
+            accepted = independent_acceptance(task.deviations(test))
+            fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test), accepted))
             tasks.append(task)
         measured = [self.measure(task, linear, layers, test) for layers, task in enumerate(tasks)]
         local = self.summary(plain, None, self.plain_segments() - 1, self.config.plain.chains * SWEEPS)
@@ -145,8 +148,8 @@ class Stages:
         """Samples by self-learning with the first linear model; the test part comes last."""
         sizes, proposal = self.config.samples, self.config.proposal
         total = sizes.train + sizes.valid + sizes.test
-        steps = proposal.warmup - (-total // proposal.chains)
-        segment = learning_segment(self.physics, self.kernel(task, task), proposal.warmup, keep=True)
+        steps = proposal.warmup - (-total // proposal.chains) * sizes.every
+        segment = learning_segment(self.physics, self.kernel(task, task), proposal.warmup, every=sizes.every)
         chains = self._chains("collect", lambda _: self._spread(plain.spins), segment, steps, 1)
         samples = self.samples_of(chains)
         ends = (sizes.train, sizes.train + sizes.valid, len(samples))
@@ -154,7 +157,7 @@ class Stages:
 
     def measure(self, task: EffectiveAction, linear: EffectiveAction, layers: int, test: SpinSamples) -> Sampled:
         proposal = self.config.proposal
-        segment = learning_segment(self.physics, self.kernel(task, linear), proposal.warmup, keep=False)
+        segment = learning_segment(self.physics, self.kernel(task, linear), proposal.warmup)
         steps = proposal.warmup + proposal.steps
         start = test.system.spins[-proposal.chains :]
         chains = self._chains(f"measure-{layers}", lambda _: self._spread(start), segment, steps, 2 + layers)
@@ -176,7 +179,11 @@ class Stages:
         """Means with errors; ``measurements`` are made in each of the measured ``segments``."""
         series = chains.measured()
         estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES}
-        return Sampled(layers, chains.accepted / segments, chains.seconds / (segments * measurements), estimates)
+        fractions = series["accepted"].numpy()
+        accepted = estimate(fractions)
+        # a few dozen steps of one series may look anticorrelated by accident
+        error = max(accepted.error, float(fractions.std(ddof=1)) / math.sqrt(fractions.size))
+        return Sampled(layers, replace(accepted, error=error), chains.seconds / (segments * measurements), estimates)
 
     def _exact(self, spins: Tensor) -> Tensor:
         return self.physics.log_weight(self.physics.spectrum(spins))

@@ -40,11 +40,10 @@ class Chains:
     Attributes:
         spins: [C, N, 3] now.
         log_weight: [C] exact, of these.
-        series: name → [T, C] measurements.
+        series: name → [T, C] measurements; ``accepted`` [segments, 1], the fraction accepted in each.
         samples: [S, C, N, 3] configurations kept, and their log weights [S, C].
         done: segments, warm-up included.
         seconds: CPU time of the measured updates alone.
-        accepted: sum over measured segments of the fraction accepted.
         step: width of local moves.
     """
 
@@ -55,7 +54,6 @@ class Chains:
     sample_weights: list[Tensor] = field(default_factory=list)
     done: int = 0
     seconds: float = 0.0
-    accepted: float = 0.0
     step: float = 0.0
 
     def measured(self) -> dict[str, Tensor]:
@@ -115,7 +113,7 @@ def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int)
         before = time.process_time()
         moved = ExactChains(physics, chains.step).run(chains.spins, sweeps, rng)
         chains.seconds += time.process_time() - before
-        chains.accepted += moved.acceptance
+        _accepted(chains, moved.acceptance)
         chains.spins = moved.spins[-1].clone()
         for number, spins in enumerate(moved.spins, start=(chains.done - 1) * sweeps):
             _measure(chains, physics, spins)
@@ -126,8 +124,11 @@ def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int)
     return segment
 
 
-def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *, keep: bool) -> Segment:
-    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured."""
+def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *, every: int = 0) -> Segment:
+    """One step of self-learning Monte Carlo; the first ``warmup`` are not measured.
+
+    Every ``every``-th of the others leaves a configuration; none does where it is 0.
+    """
 
     def segment(chains: Chains, rng: torch.Generator) -> dict[str, float]:
         before = time.process_time()
@@ -136,9 +137,9 @@ def learning_segment(physics: DoubleExchange, kernel: Corrected, warmup: int, *,
         chains.spins, chains.log_weight = walkers.spins, walkers.log_weight
         if chains.done >= warmup:
             chains.seconds += spent
-            chains.accepted += accepted
+            _accepted(chains, accepted)
             _measure(chains, physics, chains.spins)
-            if keep:
+            if every and (chains.done - warmup) % every == 0:
                 _keep(chains, chains.spins)
         return {"accepted": accepted}
 
@@ -153,6 +154,10 @@ def _measure(chains: Chains, physics: DoubleExchange, spins: Tensor) -> None:
         chains.add(name, values[None])
 
 
+def _accepted(chains: Chains, fraction: float) -> None:
+    chains.add("accepted", torch.tensor([[fraction]], dtype=torch.float64))
+
+
 def _keep(chains: Chains, spins: Tensor) -> None:
     chains.samples.append(spins[None].clone())
     chains.sample_weights.append(chains.log_weight[None].clone())
@@ -163,8 +168,7 @@ def _write(path: Path, chains: Chains, rng: torch.Generator) -> None:
     tensors |= {f"series.{name}": torch.cat(parts) for name, parts in chains.series.items()}
     if chains.samples:
         tensors |= {"samples": torch.cat(chains.samples), "sample_weights": torch.cat(chains.sample_weights)}
-    header = {"format": 1, "done": chains.done, "seconds": chains.seconds, "accepted": chains.accepted,
-              "step": chains.step}  # fmt: skip
+    header = {"format": 2, "done": chains.done, "seconds": chains.seconds, "step": chains.step}
     write_file(path, tensors, KEY, header)
 
 
@@ -172,7 +176,7 @@ def _read(path: Path, rng: torch.Generator) -> Chains:
     mapped, header = read_file(path, KEY)
     # a copy starts where torch puts new memory; the last bit of a vectorised sum depends on that
     tensors = {name: tensor.clone() for name, tensor in mapped.items()}
-    if header.pop("format") != 1:
+    if header.pop("format") != 2:
         raise CovariumError(f"{path} was written by another version of Covarium; start a new run")
     rng.set_state(tensors["rng"])
     prefix = "series."

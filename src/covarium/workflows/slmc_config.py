@@ -33,10 +33,10 @@ class LatticeSection(Section):
     """
 
     size: int = Field(default=6, ge=2)
-    hopping: float = 1.0
-    hund: float = 1.0
-    chemical_potential: float = 0.0
-    inverse_temperature: float = Field(default=20.0, gt=0)
+    hopping: float = Field(default=1.0, allow_inf_nan=False)
+    hund: float = Field(default=1.0, allow_inf_nan=False)
+    chemical_potential: float = Field(default=0.0, allow_inf_nan=False)
+    inverse_temperature: float = Field(default=20.0, gt=0, allow_inf_nan=False)
 
 
 class PlainSection(Section):
@@ -51,7 +51,7 @@ class PlainSection(Section):
 
     chains: int = Field(default=32, ge=1)
     warmup: int = Field(default=150, ge=10)
-    sweeps: int = Field(default=300, ge=20)
+    sweeps: int = Field(default=300, ge=40)
     every: int = Field(default=3, ge=1)
 
 
@@ -62,11 +62,13 @@ class SampleSection(Section):
         train: configurations to learn from.
         valid: to choose the best weights by.
         test: for the errors that are shown.
+        every: steps of self-learning between samples; more where few are accepted, as a refusal repeats a sample.
     """
 
     train: int = Field(default=12000, ge=100)
     valid: int = Field(default=2000, ge=10)
     test: int = Field(default=4000, ge=10)
+    every: int = Field(default=1, ge=1)
 
 
 class EffectiveSection(Section):
@@ -78,7 +80,7 @@ class EffectiveSection(Section):
         coupling_shells: shells of the couplings; None for all.
     """
 
-    layers: int = Field(default=4, ge=0)
+    layers: int = Field(default=6, ge=0)
     attention_shells: int | None = Field(default=None, ge=1)
     coupling_shells: int | None = Field(default=None, ge=1)
 

@@ -11,9 +11,9 @@ from covarium.analysis import report
 from covarium.analysis.autocorrelation import Estimate
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
-from covarium.workflows.slmc_results import OBSERVABLES, Fitted, Sampled, SlmcOutcome
+from covarium.workflows.slmc_results import OBSERVABLES, SLOW, Fitted, Sampled, SlmcOutcome
 
-SHOWN = ("staggered", "magnetisation", "energy", "neighbours")  # in the pictures of efficiency; the slow ones
+ENOUGH = 10.0  # autocorrelation times; shorter chains bias times and errors by tenths
 
 
 def write_report(outcome: SlmcOutcome, config: str) -> None:
@@ -48,12 +48,11 @@ def facts(outcome: SlmcOutcome) -> dict[str, str]:
     """The numbers to remember."""
     plain = outcome.plain
     assert plain is not None
-    first, last = outcome.measured[0], outcome.measured[-1]
-    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
+    ends = outcome.measured[0], outcome.measured[-1]
+    gain, error = best(outcome).gain(plain)
     return {
-        "acceptance, linear model": f"{first.acceptance:.1%}",
-        f"acceptance, {last.layers} layers": f"{last.acceptance:.1%}",
-        "gain over local updates": f"{gain(best, plain):.1f} ×",
+        **{f"acceptance, {name(s)}": f"{s.accepted.mean:.1%} ± {s.accepted.error:.1%}" for s in ends},
+        "gain over local updates": f"({gain:.1f} ± {error:.1f}) ×",
         "largest difference": f"{worst(outcome):.1f} standard errors",
     }
 
@@ -61,14 +60,31 @@ def facts(outcome: SlmcOutcome) -> dict[str, str]:
 def summary(outcome: SlmcOutcome) -> list[str]:
     plain = outcome.plain
     assert plain is not None
-    best = max(outcome.measured, key=lambda sampled: gain(sampled, plain))
     comparisons = len(outcome.measured) * sum(plots.fluctuates(e) for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
-        f"Most samples per CPU second: {name(best)}; the gain is that of the observable that profits least.",
+        f"Most samples per CPU second: {name(best(outcome))}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
+        *too_short(outcome),
     ]
+
+
+def too_short(outcome: SlmcOutcome) -> list[str]:
+    """What to doubt: chains of so few autocorrelation times that neither times nor errors can be trusted."""
+    plain = outcome.plain
+    assert plain is not None
+    lengths = [(plain, outcome.config.plain.sweeps, "plain.sweeps")]
+    lengths += [(sampled, outcome.config.proposal.steps, "proposal.steps") for sampled in outcome.measured]
+    found = []
+    for sampled, length, key in lengths:
+        tau = max(sampled.estimates[observable].tau for observable in SLOW)
+        if length < ENOUGH * tau:
+            found.append(
+                f"Not to be trusted: chains of {name(sampled)} last {length / tau:.0f} autocorrelation times; "
+                f"raise {key} to {ENOUGH * tau:.0f} or more, and the warm-up with it."
+            )
+    return found
 
 
 def name(sampled: Sampled) -> str:
@@ -78,9 +94,11 @@ def name(sampled: Sampled) -> str:
     return "linear" if sampled.layers == 0 else f"{sampled.layers} layer{'s' if sampled.layers > 1 else ''}"
 
 
-def gain(sampled: Sampled, plain: Sampled) -> float:
-    """Independent samples per CPU second over those of plain Monte Carlo, for the observable that profits least."""
-    return min(sampled.rate(key) / plain.rate(key) for key in SHOWN)
+def best(outcome: SlmcOutcome) -> Sampled:
+    """The self-learning that gains most."""
+    plain = outcome.plain
+    assert plain is not None
+    return max(outcome.measured, key=lambda sampled: sampled.gain(plain))
 
 
 def worst(outcome: SlmcOutcome) -> float:
@@ -93,14 +111,20 @@ def worst(outcome: SlmcOutcome) -> float:
 
 def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
     rows = tuple(
-        (name(s), str(f.parameters), f"{f.train_mse:.4f}", f"{f.test_mse:.4f}", f"{s.acceptance:.3f}",
-         f"{math.exp(-math.sqrt(f.test_mse)):.3f}")
+        (name(s), str(f.parameters), f"{f.train_mse:.4f}", f"{f.test_mse:.4f}", _with_error(s.accepted),
+         f"{f.independent:.3f}", f"{math.exp(-math.sqrt(f.test_mse)):.3f}")
         for f, s in zip(fits, measured, strict=True)
     )  # fmt: skip
-    header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "exp(−√MSE)")
-    figure = plots.acceptance([f.layers for f in fits], [s.acceptance for s in measured], [f.test_mse for f in fits])
-    text = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
-    return Section("Acceptance against layers", tables=[Table("", header, rows)], figures=[(figure, text)])
+    header = ("model", "parameters", "MSE, training", "MSE, test", "acceptance", "independent", "exp(−√MSE)")
+    figure = plots.acceptance([f.layers for f in fits], [s.accepted for s in measured], [f.test_mse for f in fits])
+    text = [
+        "Fraction of proposals that the exact weight accepts. Independent: the fraction that the errors on test "
+        "samples give for proposals that remember nothing of their start.",
+    ]
+    caption = "Fraction of proposals that the exact weight accepts, and the estimate from the error of the fit."
+    return Section(
+        "Acceptance against layers", text=text, tables=[Table("", header, rows)], figures=[(figure, caption)]
+    )
 
 
 def _scaling(fits: Sequence[Fitted]) -> Section:
@@ -115,8 +139,8 @@ def _scaling(fits: Sequence[Fitted]) -> Section:
 
 def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     all_of_them = [plain, *measured]
-    rows = tuple((key, *(_with_error(s.estimates[key]) for s in all_of_them)) for key in OBSERVABLES)
-    header = ("observable", *(name(s) for s in all_of_them))
+    rows = tuple((name(s), *(_with_error(s.estimates[key]) for key in OBSERVABLES)) for s in all_of_them)
+    header = ("method", *OBSERVABLES)
     figure = plots.observables(plain.estimates, [(name(s), s.estimates) for s in measured])
     text = "Self-learning minus plain Monte Carlo with local exact updates; grey: two standard errors."
     return Section("Observables", tables=[Table("Means ± standard errors", header, rows)], figures=[(figure, text)])
@@ -124,23 +148,31 @@ def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
 
 def _efficiency(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     all_of_them = [plain, *measured]
-    rows = tuple(
+    times = tuple((name(s), f"{1e3 * s.cpu_s:.3f}", *(_tau(s.estimates[key]) for key in SLOW)) for s in all_of_them)
+    rates = tuple(
         (
-            name(s), f"{s.acceptance:.3f}", f"{1e3 * s.cpu_s:.3f}",
-            *(f"{s.estimates[key].tau:.2f} ± {s.estimates[key].tau_error:.2f}" for key in SHOWN),
-            *(f"{s.rate(key):.3g}" for key in SHOWN), "1" if s is plain else f"{gain(s, plain):.1f}",
+            name(s),
+            *(f"{s.rate(key):,.1f}" for key in SLOW),
+            "1" if s is plain else "{:.1f} ± {:.1f}".format(*s.gain(plain)),
         )
         for s in all_of_them
-    )  # fmt: skip
-    columns = (*(f"τ {key}" for key in SHOWN), *(f"{key} / s" for key in SHOWN))
-    header = ("method", "acceptance", "CPU ms", *columns, "gain")
-    figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in SHOWN})
+    )
+    tables = [
+        Table("Autocorrelation times τ", ("method", "CPU ms", *SLOW), times),
+        Table("Independent samples per CPU second", ("method", *SLOW, "gain"), rates),
+    ]
+    figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in SLOW})
     text = [
         "One measurement is a sweep of local updates, or one step of self-learning, of one chain. τ is the integrated "
-        "autocorrelation time in measurements, ½ when they are independent.",
+        "autocorrelation time in measurements, ½ when they are independent. The gain is that of the observable that "
+        "profits least; its error is that of both times.",
     ]
     caption = "Independent samples per CPU second, 1/(2τ · CPU seconds); both methods with many chains in one process."
-    return Section("Efficiency", text=text, tables=[Table("", header, rows)], figures=[(figure, caption)])
+    return Section("Efficiency", text=text, tables=tables, figures=[(figure, caption)])
+
+
+def _tau(one: Estimate) -> str:
+    return f"{one.tau:.2f} ± {one.tau_error:.2f}"
 
 
 def _with_error(one: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from covarium.workflows.slmc_config import SlmcConfig
 from covarium.workflows.training_run import REPORT
 
 OBSERVABLES = ("energy", "density", "magnetisation", "staggered", "neighbours")
+SLOW = ("staggered", "magnetisation", "energy", "neighbours")  # those by which efficiency is judged
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,13 @@ class Sampled:
 
     Attributes:
         layers: of the effective model; None for plain local updates.
-        acceptance: of proposals, or of local moves.
+        accepted: fraction of proposals, or of local moves.
         cpu_s: CPU seconds of one measurement of one chain.
         estimates: observable → mean, error, autocorrelation time in measurements.
     """
 
     layers: int | None
-    acceptance: float
+    accepted: Estimate
     cpu_s: float
     estimates: dict[str, Estimate]
 
@@ -34,15 +36,33 @@ class Sampled:
         """Independent samples of one observable per CPU second."""
         return 1.0 / (2 * self.estimates[name].tau * self.cpu_s)
 
+    def gain(self, plain: Sampled) -> tuple[float, float]:
+        """Independent samples per CPU second over those of plain Monte Carlo, and the standard error of that.
+
+        Of the observable that profits least; the error is that of its two autocorrelation times.
+        """
+        name = min(SLOW, key=lambda name: self.rate(name) / plain.rate(name))
+        ratio = self.rate(name) / plain.rate(name)
+        own, other = self.estimates[name], plain.estimates[name]
+        return ratio, ratio * math.hypot(own.tau_error / own.tau, other.tau_error / other.tau)
+
 
 @dataclass(frozen=True)
 class Fitted:
-    """An effective model: parameters, and mean squared error of its log weight on training and test samples."""
+    """An effective model.
+
+    Attributes:
+        layers: of attention.
+        parameters: how many.
+        train_mse, test_mse: mean squared error of its log weight on training and test samples.
+        independent: acceptance between independent configurations, from the errors on test samples.
+    """
 
     layers: int
     parameters: int
     train_mse: float
     test_mse: float
+    independent: float
 
 
 @dataclass(frozen=True)

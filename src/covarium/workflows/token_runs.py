@@ -23,7 +23,8 @@ from covarium.workflows.inference import LENGTHS, TIME, Finding, Plan, initial_m
 from covarium.workflows.loaded import LoadedTask
 
 DEFAULT_MODEL = "gatr"
-BATCH = 64
+BATCH = 64  # samples, the published n-body batch
+BATCH_COST = 4096  # and no more than this, or surfaces of thousands of vertices would fill the memory
 SIZES = ("variant", "num_blocks", "hidden_mv_channels", "hidden_s_channels", "hidden_channels", "num_heads")
 
 
@@ -58,7 +59,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Progress | None =
     ).to(dtype)
     with torch.no_grad():
         task.evaluate(data.batch([0]).to(None, dtype).system)  # refuses a model whose sizes do not fit, before the run
-    settings = _settings(config)
+    settings = _settings(config, data)
     resolved = config.model_copy(
         update={
             "data": config.data.model_copy(update={"kind": "tokens"}),
@@ -197,8 +198,9 @@ def _terms(config: RunConfig, targets: Sequence[str]) -> dict[str, TermSection]:
     return config.task.terms or {name: TermSection(loss="mse") for name in targets}
 
 
-def _settings(config: RunConfig) -> Settings:
-    given: dict[str, Any] = {"seed": config.seed, "batch_size": BATCH, **config.training}
+def _settings(config: RunConfig, data: TokenDataset) -> Settings:
+    batch = min(max(BATCH_COST // max(data.costs()), 1), BATCH)
+    given: dict[str, Any] = {"seed": config.seed, "batch_size": batch, **config.training}
     if all(given.get(name) is None for name in LENGTHS):
         given["time_s"] = TIME
     return build(Settings, given, "training")

@@ -210,12 +210,13 @@ def _split_text(plan: Plan) -> str:
 
 
 def _content(plan: Plan) -> dict[str, str]:
-    """SHA-256 over what is learnt from and what chooses the best model; of a stored set its place and size."""
+    """SHA-256 over what is learnt from and what chooses the best model; of a stored set its place and checksums."""
     found = {}
     for name, frames in (("train", plan.train.frames), ("valid", plan.valid.frames)):
         digest = hashlib.sha256()
         if isinstance(frames, StoredFrames):
-            digest.update(json.dumps([len(frames), *(str(store.path) for store in frames.stores)]).encode())
+            sums = [[str(store.path), *(block["sha256"] for block in store.blocks)] for store in frames.stores]
+            digest.update(json.dumps([len(frames), *sums]).encode())
         for sample in () if isinstance(frames, StoredFrames) else frames:
             for field in fields(sample):
                 digest.update(_bytes(getattr(sample, field.name)))
