@@ -1,0 +1,118 @@
+"""Does hydrogen get more attention off equilibrium? Thölke 2022, arXiv 2202.02541, in small.
+
+    python benchmarks/attention.py --data FOLDER
+
+The Equivariant Transformer, smaller than the published one, is trained on QM9 (20,000 equilibrium conformers, energies
+U0), and on rMD17 (1000 frames at 500 K of each of ten molecules) twice: with energies and forces, as in the paper, and
+with energies alone, which leaves the geometries as the only difference to QM9. Attention of every model is then taken
+on held-out structures of both sets, so that what was learnt and what is looked at are told apart. FOLDER holds
+``qm9/qm9_12targets_26k.npz.xz`` and ``rmd17/rmd17_*_split01.npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import lzma
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import write_record
+
+CORE_MINUTES = "core_minutes.json"
+ELEMENTS = (1, 6, 7, 8)  # of both sets; the few molecules of QM9 with fluorine are left out
+SETS = ("qm9", "rmd17")
+TESTED = {"qm9": 2000, "rmd17": 100}  # molecules; frames of each molecule
+SIZES = {"num_layers": 4, "embedding_dimension": 64, "num_heads": 8, "num_rbf": 32}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qm9": ("qm9", {"training.batch_size": 16}),
+    "rmd17": ("rmd17", {"training.batch_size": 8}),
+    "rmd17-energies": ("rmd17", {"training.batch_size": 16, "task.terms.forces.weight": 0}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("COVARIUM_DATA"))
+    parser.add_argument("--out", type=Path, default=Path("runs/attention"))
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, each model, on one thread")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="trained where not yet done")
+    parser.add_argument("--train-only", action="store_true")
+    options = parser.parse_args()
+    if options.data is None or not (options.data / "qm9").is_dir() or not (options.data / "rmd17").is_dir():
+        print("attention: no data; give --data, or COVARIUM_DATA, a folder with qm9/ and rmd17/: not run")
+        return
+    files = prepare(options.data, options.out)
+    for name in options.models:
+        train(name, files, options)
+    if not options.train_only:
+        report(files, options)
+
+
+def prepare(data: Path, out: Path) -> dict[str, Path]:
+    """extxyz files ``SET-train`` and ``SET-test``, made once."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = {f"{name}-{part}": out / f"{name}-{part}.extxyz" for name in SETS for part in ("train", "test")}
+    for name, read in (("qm9", _qm9), ("rmd17", _rmd17)):
+        for part in ("train", "test"):
+            path = files[f"{name}-{part}"]
+            if not path.exists():
+                part_of = path.with_suffix(".part")
+                ase.io.write(part_of, list(read(data, part)), format="extxyz")
+                part_of.rename(path)
+    return files
+
+
+def _qm9(data: Path, part: str) -> Iterator[ase.Atoms]:
+    arrays = np.load(io.BytesIO(lzma.open(data / "qm9" / "qm9_12targets_26k.npz.xz").read()))
+    table = {key: arrays[key] for key in ("n_atoms", "z", "R", "split", "u0")}
+    ends = np.cumsum(table["n_atoms"])
+    chosen = np.flatnonzero(table["split"] == {"train": 0, "test": 2}[part])
+    for k in chosen if part == "train" else chosen[: TESTED["qm9"]]:
+        atoms = slice(ends[k] - table["n_atoms"][k], ends[k])
+        if np.isin(table["z"][atoms], ELEMENTS).all():
+            info = {"energy": float(table["u0"][k])}
+            yield ase.Atoms(table["z"][atoms], table["R"][atoms] * 1e-6, info=info)
+
+
+def _rmd17(data: Path, part: str) -> Iterator[ase.Atoms]:
+    for path in sorted((data / "rmd17").glob("rmd17_*_split01.npz")):
+        arrays = np.load(path)
+        positions, energies, forces = (arrays[f"{part}_{key}"] for key in "REF")
+        for k in range(len(positions) if part == "train" else TESTED["rmd17"]):
+            atoms = ase.Atoms(arrays["z"], positions[k], info={"energy": float(energies[k])})
+            atoms.arrays["forces"] = forces[k].astype(np.float64)
+            atoms.info["config_type"] = path.name.split("_")[1]
+            yield atoms
+
+
+def train(name: str, files: dict[str, Path], options: argparse.Namespace) -> None:
+    """A run of ``covarium train`` in ``out/name``, unless it is there."""
+    folder = options.out / name
+    if (folder / "report.html").exists():
+        return
+    data, settings = MODELS[name]
+    given = {f"model.{key}": value for key, value in SIZES.items()} | settings
+    given |= {"training.lr": 1e-3, "data.split_by": "frame", "data.workers": 0}
+    words = ["--model", "torchmd_et", "--threads", "1", "--time", f"{options.minutes:g}m", "--out", str(folder)]
+    words += [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "covarium", "train", str(files[f"{data}-train"]), *words]
+    subprocess.run([*command, "--test", str(files[f"{data}-test"])], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (folder / CORE_MINUTES).write_text(json.dumps((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60))
+
+
+if __name__ == "__main__":
+    main()
