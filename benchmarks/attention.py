@@ -34,10 +34,9 @@ CORE_MINUTES = "core_minutes.json"
 ELEMENTS = (1, 6, 7, 8)  # of both sets; the few molecules of QM9 with fluorine are left out
 SETS = ("qm9", "rmd17")
 TESTED = {"qm9": 2000, "rmd17": 100}  # molecules; frames of each molecule
-SIZES = {"num_layers": 4, "embedding_dimension": 64, "num_heads": 8, "num_rbf": 32}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qm9": ("qm9", {"training.batch_size": 16}),
-    "rmd17": ("rmd17", {"training.batch_size": 8}),
+    "rmd17": ("rmd17", {"training.batch_size": 4}),
     "rmd17-energies": ("rmd17", {"training.batch_size": 16, "task.terms.forces.weight": 0}),
 }
 
@@ -103,15 +102,16 @@ def train(name: str, files: dict[str, Path], options: argparse.Namespace) -> Non
     if (folder / "report.html").exists():
         return
     data, settings = MODELS[name]
-    given = {f"model.{key}": value for key, value in SIZES.items()} | settings
-    given |= {"training.lr": 1e-3, "data.split_by": "frame", "data.workers": 0}
+    given = settings | {"data.split_by": "frame", "data.workers": 0}
     words = ["--model", "torchmd_et", "--threads", "1", "--time", f"{options.minutes:g}m", "--out", str(folder)]
     words += [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "covarium", "train", str(files[f"{data}-train"]), *words]
     subprocess.run([*command, "--test", str(files[f"{data}-test"])], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (folder / CORE_MINUTES).write_text(json.dumps((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60))
+    (folder / CORE_MINUTES).write_text(
+        json.dumps((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Attention weights of a model on a graph, and what they add up to over its layers.
 
-Letters: N atoms, E directed edges j → i, H heads, L layers. A weight belongs to the target i and the source j: how much
-i attends to j.
+Letters: N atoms, n of them in one structure, E directed edges j → i, H heads, L layers. A weight belongs to the target
+i and the source j: how much i attends to j.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import torch
 from scipy.sparse import csr_array, diags_array, eye_array
 from torch import Tensor, nn
 
+from covarium.analysis.check import MAX_COST
+from covarium.analysis.errors import batched_frames
+from covarium.data import Frame
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import AttentionWeights, SoftmaxWeights
 from covarium.systems import AtomGraph
+from covarium.tasks import Potential, Property
+
+MAX_ATOMS = 4000
+Progress = Callable[[int, int], object]
 
 
 class Layer(NamedTuple):
@@ -48,6 +55,21 @@ class Attention:
         return layer.weights if self.envelope is None else layer.weights * self.envelope.unsqueeze(1)
 
 
+def attention_points(model: nn.Module) -> dict[str, AttentionWeights]:
+    """Where in the model attention weights of edges come out: name → module.
+
+    Raises:
+        CovariumError: nowhere.
+    """
+    points = {name: m for name, m in model.named_modules() if isinstance(m, AttentionWeights)}
+    if not points:
+        raise CovariumError(
+            f"{type(model).__name__} has no attention over the edges of atoms; models that do: equiformer, "
+            "equiformer_v2, equiformer_v3, torchmd_et"
+        )
+    return points
+
+
 def observe(model: nn.Module, graph: AtomGraph) -> Attention:
     """Run a model of atoms in evaluation mode, without gradients, and look at its attention.
 
@@ -56,12 +78,7 @@ def observe(model: nn.Module, graph: AtomGraph) -> Attention:
     Raises:
         CovariumError: the model has no attention over edges.
     """
-    points = {name: m for name, m in model.named_modules() if isinstance(m, AttentionWeights)}
-    if not points:
-        raise CovariumError(
-            f"{type(model).__name__} has no attention over the edges of atoms; models that do: equiformer, "
-            "equiformer_v2, equiformer_v3, torchmd_et"
-        )
+    points = attention_points(model)
     repeated = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     seen: dict[str, list[Tensor]] = {}
     envelopes: dict[str, list[Tensor]] = {}
@@ -77,7 +94,9 @@ def observe(model: nn.Module, graph: AtomGraph) -> Attention:
     with _watched(model, [(point, watch(name)) for name, point in points.items()]), torch.no_grad():
         model(graph)
     edges = graph.edge_index.shape[1]
-    found = {name: _joined(name, parts, graph.num_atoms if points[name].loops else edges) for name, parts in seen.items()}
+    found = {
+        name: _joined(name, parts, graph.num_atoms if points[name].loops else edges) for name, parts in seen.items()
+    }
     loops = {_place(name): rows for name, rows in found.items() if points[name].loops}
     layers = tuple(
         Layer(_place(name), any(name.startswith(f"{part}.") for part in repeated), rows, loops.get(_place(name)))
@@ -162,6 +181,97 @@ def even_rollout(attention: Attention, graph: AtomGraph) -> csr_array:
     layers = [layer for layer in attention.layers if layer.repeated]
     loops = [None if layer.loops is None else loop for layer in layers]
     return rollout([ones] * len(layers), loops, _array(graph.edge_index), graph.num_atoms)
+
+
+@dataclass(frozen=True)
+class StructureAttention:
+    """Attention within one structure.
+
+    Attributes:
+        frame: the structure.
+        layers: their names [L], in the order in which they ran.
+        edge_index: [2, E], source j and target i; shifts: [E, 3]; distance: [E] Å.
+        weights: [L, E, H] as the model computes them.
+        loops: [L, n, H] of atoms for themselves, or None.
+        envelope: [E] or None.
+        rollout, even: sparse [n, n], of the model, and of equal weights.
+    """
+
+    frame: Frame
+    layers: tuple[str, ...]
+    edge_index: np.ndarray
+    shifts: np.ndarray
+    distance: np.ndarray
+    weights: np.ndarray
+    loops: np.ndarray | None
+    envelope: np.ndarray | None
+    rollout: csr_array
+    even: csr_array
+
+    @property
+    def applied(self) -> np.ndarray:
+        """[L, E, H], what values are multiplied by."""
+        return self.weights if self.envelope is None else self.weights * self.envelope[None, :, None]
+
+
+def attention_of_frames(
+    task: Potential | Property, frames: Sequence[Frame], *, max_cost: int = MAX_COST, progress: Progress | None = None
+) -> Iterator[StructureAttention]:
+    """Attention of every frame, in order, computed in batches of bounded cost.
+
+    Args:
+        task: on any device, in any dtype.
+        frames: labels are not read.
+        max_cost: largest cost of a batch; a frame that costs more stands alone.
+        progress: called with (frames done, all frames) after every batch.
+
+    Raises:
+        CovariumError: a model without attention, a frame that the task refuses or of more than 4000 atoms; the frame is
+            named.
+    """
+    for frame in frames:
+        if len(frame.numbers) > MAX_ATOMS:
+            raise CovariumError(
+                f"{frame.where} has {len(frame.numbers)} atoms; the rollout, a matrix of all pairs of atoms, is made "
+                f"for up to {MAX_ATOMS}: cut a part out of the structure"
+            )
+    done = 0
+    for group, graphs, _ in batched_frames(task, frames, False, max_cost):
+        graph = AtomGraph.collate(graphs).to(task.scale.device)
+        yield from _parted(group, graph, observe(task.model, graph))
+        done += len(group)
+        if progress is not None:
+            progress(done, len(frames))
+
+
+def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> Iterator[StructureAttention]:
+    """What belongs to each structure of a batch; its edges stand together."""
+    model, even = attention_rollout(attention, graph), even_rollout(attention, graph)
+    weights = _array(torch.stack([layer.weights for layer in attention.layers]))
+    own = [layer.loops for layer in attention.layers if layer.loops is not None]
+    loops = _array(torch.stack(own)) if own else None
+    envelope = None if attention.envelope is None else _array(attention.envelope)
+    index, shifts = _array(graph.edge_index), _array(graph.shifts)
+    distance = _array(graph.vectors().double().square().sum(1).sqrt())
+    names = tuple(layer.name for layer in attention.layers)
+    ends = np.cumsum([len(frame.numbers) for frame in frames])
+    edge_ends = np.searchsorted(index[1], ends)
+    for k, frame in enumerate(frames):
+        last = ends[k]
+        atoms = slice(last - len(frame.numbers), last)
+        edges = slice(edge_ends[k - 1] if k else 0, edge_ends[k])
+        yield StructureAttention(
+            frame=frame,
+            layers=names,
+            edge_index=index[:, edges] - atoms.start,
+            shifts=shifts[edges],
+            distance=distance[edges],
+            weights=weights[:, edges],
+            loops=None if loops is None else loops[:, atoms],
+            envelope=None if envelope is None else envelope[edges],
+            rollout=model[atoms, atoms],
+            even=even[atoms, atoms],
+        )
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Attention added up over many structures: by ordered pair of elements beside the probability of a bond, by element, by
 layer and head.
 
-Letters: n atoms of one structure, E edges j → i, H heads, L layers, Z atomic numbers. A pair (a, b) is ordered: an atom
+Letters: n atoms of one structure, H heads, L layers, Z atomic numbers. A pair (a, b) is ordered: an atom
 of element a attends to one of b. An even share is what every other atom of the structure would get if all got the same;
 attention in even shares can be compared between structures of different sizes.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from scipy.sparse import csr_array
 
+from covarium.analysis.attention import StructureAttention
 from covarium.analysis.errors import Table
 from covarium.data import Frame
 from covarium.systems import GraphSpec
@@ -23,36 +24,6 @@ from covarium.systems.neighbours import image_offsets, neighbour_pairs, squared_
 
 Z = 119
 BOND = 1.25  # times the sum of the covalent radii, as the viewer has it
-
-
-@dataclass(frozen=True)
-class StructureAttention:
-    """Attention within one structure.
-
-    Attributes:
-        frame: the structure.
-        edge_index: [2, E], source j and target i; shifts: [E, 3]; distance: [E] Å.
-        weights: [L, E, H] as the model computes them.
-        applied: [L, E, H], with the envelope, as they multiply values.
-        loops: [L, n, H] of atoms for themselves, or None.
-        envelope: [E] or None.
-        rollout, even: sparse [n, n], of the model, and of equal weights.
-    """
-
-    frame: Frame
-    edge_index: np.ndarray
-    shifts: np.ndarray
-    distance: np.ndarray
-    weights: np.ndarray
-    loops: np.ndarray | None
-    envelope: np.ndarray | None
-    rollout: csr_array
-    even: csr_array
-
-    @property
-    def applied(self) -> np.ndarray:
-        """[L, E, H], what values are multiplied by."""
-        return self.weights if self.envelope is None else self.weights * self.envelope[None, :, None]
 
 
 def received(rollout: csr_array) -> np.ndarray:
@@ -63,8 +34,8 @@ def received(rollout: csr_array) -> np.ndarray:
 
 
 def bonds(frame: Frame) -> np.ndarray:
-    """[2, bonds] ordered pairs of different atoms, each once, of which some images are closer than 1.25 times the sum of
-    their covalent radii (``ase.data.covalent_radii``)."""
+    """[2, bonds] ordered pairs of different atoms, each once, of which some images are closer than 1.25 times the sum
+    of their covalent radii (``ase.data.covalent_radii``)."""
     radii = covalent_radii[frame.numbers]
     spec = GraphSpec(2 * BOND * float(radii.max()))
     pairs, shifts = neighbour_pairs(frame.positions, frame.cell, frame.pbc, spec)
@@ -177,10 +148,10 @@ class Totals:
         return float(np.corrcoef(values.T)[0, 1])
 
     def to_json(self) -> dict[str, Any]:
-        """pairs: mean rollout R_ij over ordered pairs of atoms i of the target's element and j of the source's, the same
-        in even shares, in even shares if all edges had weight one, and the fraction of the pairs that are bonded.
+        """pairs: mean rollout R_ij over ordered pairs of atoms i of the target's element and j of the source's, the
+        same in even shares, in even shares if all edges had weight one, and the fraction of the pairs that are bonded.
         elements: mean attention received, in even shares, its standard deviation over atoms, and with equal weights.
-        layers: [L][H] effective number of neighbours, mean distance (Å), mean |weight| and fraction of negative weights.
+        layers: [L][H] effective number of neighbours, mean distance (Å), mean |weight|, fraction of negative weights.
         """
         seeing = np.maximum(self.seeing, 1)
         return {
@@ -210,10 +181,8 @@ class Totals:
             for r in self.pair_rows()
         )  # fmt: skip
         found = self.to_json()
-        layers = tuple(
-            (name, *(f"{np.mean(found[key][k]):.3f}" for key in ("effective_neighbours", "distance", "weight", "negative")))
-            for k, name in enumerate(self.layers)
-        )
+        keys = ("effective_neighbours", "distance", "weight", "negative")
+        layers = tuple((name, *(f"{np.mean(found[key][k]):.3f}" for key in keys)) for k, name in enumerate(self.layers))
         shares = ("received", "spread", "equal weights")
         pair_header = ("target → source", "pairs", "bonded", "rollout", "even shares", "equal weights")
         return [
@@ -223,7 +192,9 @@ class Totals:
         ]
 
 
-def _by_elements(numbers: np.ndarray, target: np.ndarray, source: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+def _by_elements(
+    numbers: np.ndarray, target: np.ndarray, source: np.ndarray, values: np.ndarray | None = None
+) -> np.ndarray:
     """[Z, Z] sums of values, or counts."""
     return np.bincount(numbers[target] * Z + numbers[source], values, minlength=Z * Z).reshape(Z, Z).astype(np.float64)
 

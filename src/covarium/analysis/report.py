@@ -42,8 +42,8 @@ class WeightedEdges:
 
 @dataclass(frozen=True)
 class Structure:
-    """Something for the viewer: numbers [n], positions [n, 3] Å, errors [n, 3] of the forces in eV/Å, if known; received
-    [n], attention from other atoms in even shares, and edges, by whose weights they are drawn."""
+    """Something for the viewer: numbers [n], positions [n, 3] Å, errors [n, 3] of the forces in eV/Å, if known;
+    received [n], attention from other atoms in even shares, and edges, drawn by their weights."""
 
     label: str
     numbers: np.ndarray

@@ -31,6 +31,7 @@ for (const root of document.querySelectorAll(".viewer")) {
     const names = [...Object.keys(frame.edges ? frame.edges.weights : {}), "none"], kept = layer.value;
     layer.replaceChildren(...names.map((text) => new Option(text)));
     if (names.includes(kept)) layer.value = kept;
+    [frame.least, frame.most] = [Math.min(...(frame.received || [])), Math.max(...(frame.received || []))];
     pointed = null;
     draw();
   }
@@ -50,7 +51,7 @@ for (const root of document.querySelectorAll(".viewer")) {
   function colour(i) {
     let t;
     if (byError.checked && frame.errors) t = Math.hypot(...frame.errors[i]) / frame.worst;
-    else if (byAttention.checked && frame.received) t = frame.received[i] / Math.max(...frame.received);
+    else if (byAttention.checked && frame.received) t = (frame.received[i] - frame.least) / Math.max(frame.most - frame.least, 1e-30);
     else return frame.colours[i];
     return [60, 110, 190].map((x, k) => x + ([250, 210, 40][k] - x) * t);
   }
@@ -78,16 +79,14 @@ for (const root of document.querySelectorAll(".viewer")) {
   }
 
   // the half next to i, as thick as i attends to j; all of it for the atom that is pointed at, and then no other's
-  function attention(parts) {
-    const weights = frame.edges && frame.edges.weights[layer.value];
-    if (!weights) return;
+  function attention(weights, parts) {
     const most = Math.max(...weights, 1e-30);
     frame.edges.index.forEach(([j, i], e) => {
       const t = weights[e] / most, offset = frame.edges.offsets ? frame.edges.offsets[e] : [0, 0, 0];
       if (t < 0.02 || (pointed !== null && pointed !== i)) return;
       const end = frame.positions[i].map((x, k) => x + (frame.positions[j][k] + offset[k] - x) * (pointed === null ? 0.5 : 1));
       const a = places[i], b = project(end);
-      parts.push({ z: (a.z + b.z) / 2 - 0.25, paint: () => {
+      parts.push({ z: (a.z + b.z) / 2 - 0.15, paint: () => {
         pen.globalAlpha = 0.12 + 0.88 * t;
         line(a, b, "#d55e00", Math.max(0.6, 0.22 * t * a.scale));
         pen.globalAlpha = 1;
@@ -119,11 +118,12 @@ for (const root of document.querySelectorAll(".viewer")) {
     }
     places = frame.positions.map(project);
     const parts = places.map((p, i) => ({ z: p.z, paint: () => ball(i) }));
+    const weights = frame.edges && frame.edges.weights[layer.value]; // bonds are thin beside them
     for (const [i, j] of frame.bonds) {
-      const a = places[i], b = places[j], thickness = 0.16 * a.scale;
+      const a = places[i], b = places[j], thickness = (weights ? 0.05 : 0.16) * a.scale;
       parts.push({ z: (a.z + b.z) / 2 - 0.2, paint: () => { line(a, b, "#57606a", thickness); line(a, b, "#a5adb6", thickness * 0.6); } });
     }
-    attention(parts);
+    if (weights) attention(weights, parts);
     parts.sort((a, b) => a.z - b.z).forEach((part) => part.paint());
     if (frame.errors && arrows.checked) frame.positions.forEach((_, i) => arrow(i));
   }

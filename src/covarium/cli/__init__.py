@@ -11,6 +11,7 @@ import typer
 
 from covarium import __version__
 from covarium.cli import checking, converting, data, making, slmc, training, using
+from covarium.cli.attention import attention
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
-    doctor, slmc.slmc,
+    doctor, slmc.slmc, attention,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
