@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/tutorial.md", "docs/commands.md")
+PAGES = ("docs/tutorial.md", "docs/commands.md", "docs/attention.md")
 FENCED = re.compile(
     r"(?:<!-- (?P<mark>not run: .+?|exit \d+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```\n"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",
