@@ -376,6 +376,22 @@ def test_company_in_a_batch_changes_nothing(case):
             np.testing.assert_allclose(one.loops, other.loops, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True)])
+def test_edges_belong_to_the_positions_of_the_file(dtype, pbc):
+    """Atoms of a trajectory that was never wrapped, which a graph in float32 brings back."""
+    cell = np.array([[4.1, 0, 0], [0.4, 4.3, 0], [0, -0.2, 4.6]])
+    positions = (
+        np.array([[0, 0, 0], [1.6, 1.5, 1.9], [2.4, 0.3, 0.7]]) + np.array([[0, 0, 0], [3, 0, -7], [9, 0, 2]]) @ cell
+    )
+    frame = replace(structure([6, 8, 1], positions, cell), pbc=np.array(pbc))
+    (one,) = attention_of_frames(task().to(dtype), [frame])
+    j, i = one.edge_index
+    vectors = positions[j] - positions[i] + one.shifts @ cell
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), one.distance, rtol=0, atol=1e-5)
+    assert one.distance.max() < 5 and len(one.distance) > 20
+
+
 def test_very_large_structures_are_refused_by_name():
     many = structure([1] * 4001, np.arange(4001 * 3, dtype=float).reshape(-1, 3))
     with pytest.raises(CovariumError, match=r"frame 0 has 4001 atoms.* up to 4000"):

@@ -251,8 +251,7 @@ def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> 
     own = [layer.loops for layer in attention.layers if layer.loops is not None]
     loops = _array(torch.stack(own)) if own else None
     envelope = None if attention.envelope is None else _array(attention.envelope)
-    index, shifts = _array(graph.edge_index), _array(graph.shifts)
-    distance = _array(graph.vectors().double().square().sum(1).sqrt())
+    index, vectors = _array(graph.edge_index), _array(graph.vectors()).astype(np.float64)
     names = tuple(layer.name for layer in attention.layers)
     ends = np.cumsum([len(frame.numbers) for frame in frames])
     edge_ends = np.searchsorted(index[1], ends)
@@ -264,14 +263,24 @@ def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> 
             frame=frame,
             layers=names,
             edge_index=index[:, edges] - atoms.start,
-            shifts=shifts[edges],
-            distance=distance[edges],
+            shifts=_shifts(frame, index[:, edges] - atoms.start, vectors[edges]),
+            distance=np.linalg.norm(vectors[edges], axis=1),
             weights=weights[:, edges],
             loops=None if loops is None else loops[:, atoms],
             envelope=None if envelope is None else envelope[edges],
             rollout=model[atoms, atoms],
             even=even[atoms, atoms],
         )
+
+
+def _shifts(frame: Frame, edge_index: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """[E, 3] lattice vectors that belong to the frame's own positions: in a graph of float32 atoms that were far away
+    have come back by whole ones (``systems.origin``)."""
+    j, i = edge_index
+    shifts = np.zeros((len(vectors), 3), dtype=np.int64)
+    whole = (vectors - frame.positions[j] + frame.positions[i]) @ np.linalg.pinv(frame.cell[frame.pbc])
+    shifts[:, frame.pbc] = np.rint(whole)
+    return shifts
 
 
 def _array(tensor: Tensor) -> np.ndarray:
