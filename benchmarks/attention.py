@@ -108,7 +108,7 @@ def _rmd17(data: Path, part: str) -> Iterator[ase.Atoms]:
 def train(name: str, files: dict[str, Path], options: argparse.Namespace) -> None:
     """A run of ``covarium train`` in ``out/name``, unless it is there."""
     folder = options.out / name
-    if (folder / "report.html").exists():
+    if (folder / CORE_MINUTES).exists():
         return
     source, settings = MODELS[name]
     given = settings | {"data.split_by": "frame", "data.workers": 0}
@@ -140,10 +140,9 @@ def report(files: dict[str, Path], options: argparse.Namespace) -> None:
         for looked in SETS:
             folder = options.out / "tables" / f"{name}-on-{looked}"
             words = [str(options.out / name), str(files[f"{looked}-test"]), "--out", str(folder), "--keep", "3"]
-            subprocess.run(
-                [sys.executable, "-m", "covarium", "attention", *words, "--threads", "1"],
-                check=True, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            if not (folder / "attention.json").exists():
+                command = [sys.executable, "-m", "covarium", "attention", *words, "--threads", "1"]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             found = json.loads((folder / "attention.json").read_text())
             tables[f"{name}-on-{looked}"] = {k: v for k, v in found.items() if k not in ("model", "files")}
             rows.append(_row(name, looked, found, options.out / name))
