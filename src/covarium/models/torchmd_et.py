@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from covarium.errors import CovariumError, nearest
+from covarium.layers.attention_weights import AttentionWeights
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
 from covarium.ops.activation import silu
@@ -195,11 +196,11 @@ class NeighborEmbedding(nn.Module):
         return self.combine(torch.cat([x, around], dim=1))
 
 
-class Attention(nn.Module):
-    """act(logit) C(r); a module so that attention weights can be observed, those of the loops apart."""
+class Attention(AttentionWeights):
+    """act(logit) C(r)."""
 
-    def __init__(self, activation: Activation) -> None:
-        super().__init__()
+    def __init__(self, activation: Activation, *, loops: bool = False) -> None:
+        super().__init__(loops=loops)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, logits: Tensor, cutoff: Tensor | float) -> Tensor:
@@ -220,7 +221,8 @@ class EquivariantMultiHeadAttention(nn.Module):
         f = c.embedding_dimension
         self.layernorm = nn.LayerNorm(f)
         self.act = ACTIVATIONS[c.activation]()
-        self.attention, self.loop_attention = Attention(c.attn_activation), Attention(c.attn_activation)
+        self.attention = Attention(c.attn_activation)
+        self.loop_attention = Attention(c.attn_activation, loops=True)
         self.q_proj, self.k_proj, self.v_proj = nn.Linear(f, f), nn.Linear(f, f), nn.Linear(f, 3 * f)
         self.o_proj = nn.Linear(f, 3 * f)
         self.vec_proj = nn.Linear(f, 3 * f, bias=False)
