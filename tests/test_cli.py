@@ -437,7 +437,9 @@ def test_what_stops_early_has_exit_code_1(
     assert (tmp_path / "md" / "stopped.extxyz").exists()
 
 
-@pytest.mark.parametrize(("command", "advice"), [("train", "training.batch_size"), ("predict", "fewer atoms")])
+@pytest.mark.parametrize(
+    ("command", "advice"), [("train", "training.batch_size"), ("predict", "--memory 8GB"), ("check", "fewer atoms")]
+)
 def test_out_of_memory_advises_what_the_command_has(command: str, advice: str) -> None:
     said = _explain(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), command)
     assert advice in said

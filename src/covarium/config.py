@@ -151,6 +151,8 @@ class RunConfig(Section):
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: of weights and activations; energies of structures are float64 in any case.
         threads: of torch on the CPU; None leaves torch's own choice.
+        memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
+        tile: edges worked on at a time, or ``all``, see ``AtomModel``.
     """
 
     about: dict[str, str] = Field(default_factory=dict)
@@ -162,6 +164,8 @@ class RunConfig(Section):
     device: str | None = None
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, gt=0)
+    memory: str | None = None
+    tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -8,25 +8,14 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from covarium.ops.gather import scatter_sum
-from covarium.ops.tiled import Tile, tiled
-from covarium.systems import AtomGraph
-
-
-def tiles_of(target: Tensor, atoms: int, edges: int) -> list[Tile]:
-    zeros = torch.zeros(len(target), 3, dtype=torch.int64)
-    graph = AtomGraph(
-        torch.zeros(atoms, 3), torch.ones(atoms, dtype=torch.int64), torch.zeros(1, 3, 3),
-        torch.zeros(1, 3, dtype=torch.bool), torch.zeros(atoms, dtype=torch.int64), torch.stack([target, target]),
-        zeros, torch.zeros(1), torch.zeros(1),
-    )  # fmt: skip
-    return graph.tiles(edges)
+from covarium.ops.tiled import Tile, tiled, tiles_of
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 9))
 def test_tiles_cover_all_edges_and_end_at_targets(degrees: list[int], size: int) -> None:
     target = torch.repeat_interleave(torch.arange(len(degrees)), torch.tensor(degrees, dtype=torch.int64))
-    tiles = tiles_of(target, len(degrees), size)
+    tiles = tiles_of(torch.stack([target, target]), len(degrees), size)
     ends = [(0, 0), *((t.last_edge, t.last) for t in tiles)]
     assert [(t.first_edge, t.first) for t in tiles] == ends[:-1]
     assert ends[-1] == (sum(degrees), len(degrees))
@@ -37,13 +26,13 @@ def test_tiles_cover_all_edges_and_end_at_targets(degrees: list[int], size: int)
 
 TARGET = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3])
 SOURCE = torch.tensor([1, 2, 3, 0, 1, 0, 1, 2, 2])
-TILES = tiles_of(TARGET, 5, 4)
+PAIRS = torch.stack([SOURCE, TARGET])
+TILES = tiles_of(PAIRS, 5, 4)
 
 
 def messages(tile: Tile, weight: Tensor, x: Tensor, edge: Tensor) -> Tensor:
-    own = slice(tile.first_edge, tile.last_edge)
-    pair = torch.tanh(x[SOURCE[own]] @ weight) * edge.sin() + x[TARGET[own]] * edge
-    return scatter_sum(pair, TARGET[own] - tile.first, tile.last - tile.first)
+    pair = torch.tanh(x[tile.j] @ weight) * edge.sin() + x[tile.i] * edge
+    return scatter_sum(pair, tile.row, tile.last - tile.first)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -52,12 +41,14 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_tiles(weight: Tensor, x: Tensor, edge: Tensor) -> Tensor:
-    return tiled(messages, TILES, [weight, x], [edge])
+    return tiled(messages, TILES, whole=[weight], atoms=[x], edges=[edge])
 
 
 def test_value_and_derivatives() -> None:
     assert len(TILES) == 3
-    at_once = messages(Tile(0, 9, 0, 5), *inputs())
+    (everything,) = tiles_of(PAIRS, 5, 9)
+    weight, x, edge = inputs()
+    at_once = messages(everything, weight, x[everything.atoms], edge)
     assert torch.equal(by_tiles(*inputs()), at_once)
     assert gradcheck(by_tiles, inputs())
     assert gradgradcheck(by_tiles, inputs())
@@ -69,6 +60,30 @@ def test_only_some_inputs_need_gradients(needs: list[bool]) -> None:
     tensors = [t.detach().requires_grad_(need) for t, need in zip(inputs(), needs, strict=True)]
     assert gradcheck(by_tiles, tuple(tensors))
     assert gradgradcheck(by_tiles, tuple(tensors))
+
+
+def test_no_gradient_of_weights_is_computed_where_none_is_asked_for() -> None:
+    """``needs_input_grad`` would say that the weight needs one."""
+    weight, x, edge = inputs()
+    asked: list[bool] = []
+
+    def watched(tile: Tile, *tensors: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            asked.append(tensors[0].requires_grad)
+        return messages(tile, *tensors)
+
+    def force() -> Tensor:
+        total = tiled(watched, TILES, whole=[weight], atoms=[2 * x], edges=[edge]).sin().sum()
+        return torch.autograd.grad(total, x, create_graph=True)[0]
+
+    force()
+    assert asked == [False] * len(TILES)
+    force().square().sum().backward()
+    assert asked[-len(TILES) :] == [True] * len(TILES)
+    plain = messages(tiles_of(PAIRS, 5, 9)[0], weight, 2 * x[tiles_of(PAIRS, 5, 9)[0].atoms], edge).sin().sum()
+    (expected,) = torch.autograd.grad(plain, x, create_graph=True)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), weight)
+    torch.testing.assert_close(weight.grad, gradient, rtol=1e-12, atol=1e-14)
 
 
 def test_a_third_derivative_is_refused() -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from covarium.algebra.irreps import Irreps
+from covarium.layers.irreps.flat_edges import FlatEdges
 from covarium.models import Equiformer
-from covarium.models.equiformer import DotProductAttention, Edges, GraphAttention
+from covarium.models.equiformer import DotProductAttention, GraphAttention
 from covarium.pretrained.equiformer import config_from_official, parameters_from_official
 from covarium.systems import AtomGraph
 
@@ -96,7 +97,7 @@ def _loss_and_gradients(
 def _features(model: Equiformer, graph: AtomGraph) -> dict[str, Tensor]:
     """What is computed before the blocks."""
     kinds = model.kinds(graph)
-    edges: Edges = model.edges(graph, kinds)
+    edges: FlatEdges = model.edges(graph, kinds)
     irreps, c = model.irreps_node, model.config
 
     def embedded(scalars: Tensor) -> Tensor:

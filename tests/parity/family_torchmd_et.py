@@ -128,7 +128,7 @@ def _observed(
     edges, atoms = part.edges(graph), graph.num_atoms
     out["edge_unit_vec"] = stored(edges.unit, edges.unit.new_zeros(atoms, 3))
     out["edge_length"] = stored(norm(graph.vectors()), edges.unit.new_zeros(atoms))
-    out["feat_rbf"] = stored(edges.basis, edges.loop_basis.expand(atoms, -1))
+    out["feat_rbf"] = stored(edges.basis, edges.loops.basis.expand(atoms, -1))
     return out
 
 

@@ -89,6 +89,11 @@ def _explain(error: Exception, command: str) -> str:
     starved = any(text in str(error) for text in ("out of memory", "can't allocate memory"))
     if starved or isinstance(error, MemoryError):
         if command == "train":
-            return "out of memory; lower --set training.batch_size=… (training.accumulate keeps the size of the steps)"
+            return (
+                "out of memory; name what there is by --memory, e.g. --memory 8GB, or lower --set "
+                "training.batch_size=… (training.accumulate keeps the size of the steps)"
+            )
+        if command in ("evaluate", "predict", "md", "relax"):
+            return "out of memory; name what there is by --memory, e.g. --memory 8GB; or use fewer atoms"
         return "out of memory; use structures of fewer atoms, --dtype float32, or --device cpu"
     return f"{type(error).__name__}: {error} (this should not happen; --debug shows where it came from)"

@@ -48,6 +48,10 @@ File = Annotated[Path, Argument(help="Structure: anything ASE reads.", metavar="
 Device = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1 … Default: cuda where there is one.")]
 Precision = Annotated[Dtype | None, Option("--dtype", help="Precision of the arithmetic. Default: the model's own.")]
 Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads. Default: torch's choice.")]
+Memory = Annotated[
+    str | None,
+    Option("--memory", metavar="SIZE", help="Stay within, e.g. 8GB or 500MiB: edges are worked on in parts that fit."),
+]
 Settings = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.lmax=3 or data.keys.energy=E_dft."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Exit, Option
 
-from covarium.cli.options import Device, Dtype, Settings, Threads, duration
+from covarium.cli.options import Device, Dtype, Memory, Settings, Threads, duration
 
 if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
@@ -59,6 +59,7 @@ def train(
     device: Device = None,
     dtype: Annotated[Dtype | None, Option(help="Precision of weights and arithmetic. Default: float32.")] = None,
     threads: Threads = None,
+    memory: Memory = None,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
     """Train a potential on labelled structures, a property (--property), or a model of samples of geometric tokens.
@@ -73,12 +74,14 @@ def train(
 
     given = _given(
         {"train": files, "valid": valid, "test": test}, {"name": model}, {"kind": task}, time, epochs,
-        {"device": device, "dtype": dtype, "threads": threads, "seed": seed},
+        {"device": device, "dtype": dtype, "threads": threads, "memory": memory, "seed": seed},
     )  # fmt: skip
+    if memory is not None:
+        given["tile"] = None  # that of the run was for another memory
     if resume is not None:
         if any((files, model, property, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(
-                "--resume goes with --time, --epochs, --device, --threads and --set; the rest is in the run"
+                "--resume goes with --time, --epochs, --device, --threads, --memory and --set; the rest is in the run"
             )
         resolved = resumed_config(resume, given, settings or [])
         folder = resume

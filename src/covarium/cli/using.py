@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -9,9 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
-from covarium.cli.options import Device, Dtype, File, Files, Model, Precision, Settings, Threads, simulated
+from covarium.cli.options import Device, Dtype, File, Files, Memory, Model, Precision, Settings, Threads, simulated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from covarium.config import DataSection
     from covarium.workflows.kinds import Kind
     from covarium.workflows.loaded import LoadedPotential, LoadedTask
 
@@ -45,6 +51,7 @@ def evaluate(
     device: Device = None,
     dtype: Precision = None,
     threads: Threads = None,
+    memory: Memory = None,
 ) -> None:
     """Errors of a model on labelled structures, or on samples of tokens."""
     from covarium.cli.console import counting, say, table
@@ -52,8 +59,10 @@ def evaluate(
 
     refuse_targets(files, json, out)
     loaded, kind = loaded_task(model, device, dtype, threads)
+    data = data_settings(settings or [])
+    _keep_within_files(memory, loaded, files, data)
     with counting("evaluating") as progress:
-        notes, evaluation = kind.evaluate_files(loaded, files, data_settings(settings or []), progress)
+        notes, evaluation = kind.evaluate_files(loaded, files, data, progress)
     for note in notes:
         say(note)
     for shown in evaluation.tables():
@@ -79,6 +88,7 @@ def predict(
     device: Device = None,
     dtype: Precision = None,
     threads: Threads = None,
+    memory: Memory = None,
 ) -> None:
     """Energy, forces and stress of structures, or the property that the model was trained on."""
     from covarium.cli.console import counting, say
@@ -86,6 +96,7 @@ def predict(
 
     loaded, kind = loaded_task(model, device, dtype, threads)
     data = data_settings(settings or [])
+    _keep_within_files(memory, loaded, files, data)
     with counting("predicting") as progress:
         count = kind.predict(loaded, files, out, data, progress)
     for what, meaning in kind.about(loaded.task).items():
@@ -118,6 +129,7 @@ def md(
     device: Device = None,
     dtype: Precision = None,
     threads: Threads = None,
+    memory: Memory = None,
     seed: Annotated[int | None, Option(min=0, help="Of velocities and thermostat. Default: 0.")] = None,
 ) -> None:
     """Molecular dynamics with a model.
@@ -133,6 +145,8 @@ def md(
 
     if time is not None and steps is not None:
         raise BadParameter("give --time or --steps, not both")
+    if memory is not None and resume:
+        raise BadParameter("--resume goes on with what --memory decided when the run began; leave it out")
     if file is None and not resume:
         raise BadParameter("name a structure file; only --resume needs none")
     options = {
@@ -149,7 +163,11 @@ def md(
         settings = new_settings(atoms, given, length)
     kelvin = f"{settings.temperature:g} K" if settings.temperature is not None else "momenta of the structure kept"
     gpa = f", {settings.pressure:g} GPa" if settings.ensemble == "npt" else ""
-    calculator = loaded_potential(model, device, dtype, threads).calculator()
+    loaded = loaded_potential(model, device, dtype, threads)
+    if atoms is not None:
+        _keep_within(memory, loaded, [atoms])
+        settings = replace(settings, tile=loaded.potential.model.tile)
+    calculator = loaded.calculator()
     say(f"{which}; {settings.steps} steps of {settings.timestep:g} fs, {settings.ensemble}, {kelvin}{gpa}")
     with stepping("md") as progress:
         if atoms is None:
@@ -183,6 +201,7 @@ def relax(
     device: Device = None,
     dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
     threads: Threads = None,
+    memory: Memory = None,
 ) -> None:
     """The nearest minimum of the energy, from a structure. Exit code 1 if it was not reached."""
     from covarium.cli.console import commands, say, stepping
@@ -195,6 +214,7 @@ def relax(
     loaded = loaded_potential(model, device, dtype, threads)
     atoms, which = read_structure(file, index)
     say(which)
+    _keep_within(memory, loaded, [atoms])
     with stepping("relax") as progress:
         result = run_relax(atoms, loaded.calculator(), settings, out, progress=progress)
     say(f"{result.steps} steps: {result.reason}" + (f". {result.message}" if result.message else ""))
@@ -220,6 +240,24 @@ def info(model: Model) -> None:
     loaded, kind = loaded_task(model, "cpu", None, None)
     for title, rows in describe(loaded, kind.describe(loaded.task), kind.unit(loaded.task)).items():
         findings(title, rows)
+
+
+def _keep_within(memory: str | None, loaded: LoadedPotential, structures: Sequence[Atoms]) -> None:
+    """Set the model's tile by the memory that was named, if any."""
+    from covarium.cli.console import say
+    from covarium.workflows.memory import of_structures
+
+    if memory is not None:
+        say(of_structures(loaded.potential, structures, memory))
+
+
+def _keep_within_files(memory: str | None, loaded: LoadedTask, files: list[Path], data: DataSection) -> None:
+    """The same for all structures of files."""
+    from covarium.cli.console import say
+    from covarium.workflows.memory import of_files
+
+    if memory is not None:
+        say(of_files(loaded.task, files, data, memory))
 
 
 def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> LoadedPotential:

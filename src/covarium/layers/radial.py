@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +48,7 @@ class RadialFunction(nn.Module):
         self,
         basis: Float[Tensor, "E K"],
         elements: tuple[Float[Tensor, "Z A"], Float[Tensor, "Z A"]] | None,
-        z: tuple[Int[Tensor, " E"], Int[Tensor, " E"]],
+        z: Sequence[Int[Tensor, " E"]],
     ) -> Float[Tensor, "E out"]:
         """``elements``: source and target tables, or None; ``z``: source and target elements."""
         first = self.net[0]

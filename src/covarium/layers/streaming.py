@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,29 +12,97 @@ from torch.func import functional_call
 from covarium.ops.tiled import Tile, tiled
 
 
+@dataclass(frozen=True, kw_only=True)
+class TiledEdges:
+    """Base of what a model reads of its edges, all of them or those of a tile.
+
+    Every tensor of a subclass, also in a list, has one row per edge.
+
+    Attributes:
+        j, i: source and target of each edge, as rows of the atoms' features.
+        row, rows: target of each edge and number of targets, as rows of what comes out.
+        tiles: to work on one by one; none for all edges at once.
+    """
+
+    j: Tensor
+    i: Tensor
+    row: Tensor
+    rows: int
+    tiles: Sequence[Tile] = ()
+
+    def _own(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Names and tensors that a subclass adds."""
+        inherited = {field.name for field in fields(TiledEdges)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in inherited and isinstance(value, Tensor | list):
+                yield field.name, value if isinstance(value, list) else [value]
+
+    def differentiable(self) -> list[Tensor]:
+        """Tensors of floating point, in order."""
+        return [t for _, tensors in self._own() for t in tensors if t.is_floating_point()]
+
+    def part(self, tile: Tile, values: Sequence[Tensor]) -> Self:
+        """The edges of a tile, with the rows of ``differentiable`` that belong to it."""
+        given = iter(values)
+        own: dict[str, Any] = dict(j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=())
+        for name, tensors in self._own():
+            parts = [next(given) if t.is_floating_point() else t[tile.own] for t in tensors]
+            own[name] = parts if isinstance(getattr(self, name), list) else parts[0]
+        return replace(self, **own)
+
+
+Rows = TypeVar("Rows", bound=TiledEdges)
+
+
 def streamed(
-    module: nn.Module,
-    arguments: Callable[..., tuple[Any, ...]],
-    tiles: Sequence[Tile],
-    whole: Sequence[Tensor],
-    sliced: Sequence[Tensor],
+    method: Callable[[Rows, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor],
+    edges: Rows,
+    *,
+    whole: Sequence[Tensor] = (),
+    atoms: Sequence[Tensor] = (),
+    beside: Sequence[Tensor] = (),
 ) -> Tensor:
-    """``module`` on all edges, [N, …], with the memory of one tile; exact through second derivatives.
+    """``method(edges, whole, atoms, beside)``, [N, …]; if the edges have tiles, with the memory of one tile.
+
+    Exact through second derivatives then, and no random numbers may be drawn inside.
 
     Args:
-        module: gives one row per target atom.
-        arguments: ``arguments(tile, *whole, *rows of sliced)``, what the module is called with on a tile; no random
-            numbers may be drawn inside.
-        tiles: of the edges.
-        whole: tensors that every tile reads; the module's parameters are among them by themselves.
-        sliced: tensors [E, …] of which a tile reads its own rows.
+        method: of a module, whose parameters it may read; gives one row per target atom.
+        edges: what it reads of the edges.
+        whole: tensors that every tile reads in full, such as parameters of other modules.
+        atoms: tensors [N, …].
+        beside: more tensors [E, …].
     """
-    names = [name for name, _ in module.named_parameters()]
-    parameters = list(module.parameters())
+    if not edges.tiles:
+        return method(edges, whole, atoms, beside)
+    bound = _Method(method)
+    names = [name for name, _ in bound.named_parameters()]
+    ends = [len(names), len(whole), len(atoms), len(beside)]
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
-        own = dict(zip(names, tensors, strict=False))
-        result: Tensor = functional_call(module, own, arguments(tile, *tensors[len(names) :]))
+        parts = iter(tensors)
+        own, *given = ([next(parts) for _ in range(count)] for count in ends)
+        arguments = (edges.part(tile, list(parts)), *given)
+        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), arguments)
         return result
 
-    return tiled(function, tiles, [*parameters, *whole], sliced)
+    return tiled(
+        function,
+        edges.tiles,
+        whole=[*bound.parameters(), *whole],
+        atoms=atoms,
+        edges=[*beside, *edges.differentiable()],
+    )
+
+
+class _Method(nn.Module):
+    """A method of a module as a module."""
+
+    def __init__(self, method: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.module: nn.Module = method.__self__  # type: ignore[attr-defined]
+        self.name: str = method.__name__
+
+    def forward(self, *arguments: Any) -> Tensor:  # noqa: ANN401
+        return getattr(self.module, self.name)(*arguments)

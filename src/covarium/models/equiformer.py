@@ -12,6 +12,7 @@ official models.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -26,16 +27,20 @@ from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.distance_bases import BASES, RadialProfile
 from covarium.layers.dropout import drop
 from covarium.layers.irreps.edge_product import Node, depthwise_product
+from covarium.layers.irreps.flat_edges import FlatEdges
 from covarium.layers.irreps.flat_linear import (
     SMOOTH_LEAKY_RELU,
     ElementTable,
     Features,
     FlatLinear,
     Gate,
+    joined,
     second_moment_silu,
+    separate,
 )
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
 from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
+from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
@@ -174,32 +179,6 @@ class Config:
         return cls(**(given | fields))
 
 
-@dataclass(frozen=True)
-class Edges:
-    """What every block reads of the edges: source j and target i, scalars [E, I] (embedded distance and perhaps
-    elements), envelope [E] or None, D per degree [E, 2l+1, 2l+1] into the edge's frame, degree [N] of the atoms."""
-
-    j: Tensor
-    i: Tensor
-    scalars: Tensor
-    envelope: Tensor | None
-    wigner: list[Tensor]
-    degree: Tensor
-
-    def harmonics(self, l: int) -> Tensor:
-        """Y_l [E, 2l+1] in 'component' normalisation: the row of D that belongs to m = 0."""
-        return math.sqrt(2 * l + 1) * self.wigner[l][:, l]
-
-    def into(self, x: Features, irreps: Irreps, scalars_only: bool) -> Features:
-        """Features of edges into the frame; only m = 0 if nothing else can matter."""
-        rows = [slice(irrep.l, irrep.l + 1) if scalars_only else slice(None) for _, irrep in irreps]
-        matrices = [self.wigner[irrep.l][:, row] for (_, irrep), row in zip(irreps, rows, strict=True)]
-        return [
-            part if irrep.l == 0 else matrix @ part
-            for part, matrix, (_, irrep) in zip(x, matrices, irreps, strict=True)
-        ]
-
-
 class EdgeDegreeEmbedding(nn.Module):
     """Σ_j of a learned constant times Y with radial weights, projected, over the root of the average degree.
 
@@ -218,8 +197,11 @@ class EdgeDegreeEmbedding(nn.Module):
         # the paths 0e × Y_l → l
         self.paths = {self.product.irreps_out.entries[p.target][1]: p for p in self.product.paths if p.source == 0}
 
-    def forward(self, edges: Edges) -> Features:
+    def forward(self, edges: FlatEdges) -> Features:
         """[N, 2l+1, mul] per entry."""
+        return separate(streamed(self._sum, edges), self.irreps)
+
+    def _sum(self, edges: FlatEdges, *_: Sequence[Tensor]) -> Tensor:
         hidden = self.rad.hidden(edges.scalars)
         if edges.envelope is not None:
             hidden, constant = hidden * edges.envelope.unsqueeze(1), edges.envelope.unsqueeze(1)
@@ -227,23 +209,25 @@ class EdgeDegreeEmbedding(nn.Module):
             constant = torch.ones_like(hidden[:, :1])
         matrices = self.proj.matrices()
         feature = self.exp.matrices()[SCALAR].flatten() + self.exp.bias[0]
-        atoms, outputs = edges.degree.shape[0], []
+        outputs = []
         for mul, irrep in self.irreps:
             path = self.paths.get(irrep)
             if path is None:
-                outputs.append(hidden.new_zeros(atoms, 2 * irrep.l + 1, mul))
+                outputs.append(hidden.new_zeros(edges.rows, 2 * irrep.l + 1, mul))
                 continue
             columns = torch.arange(path.weight, path.weight + path.mul, device=hidden.device)
             weight, offset = self.rad.last(columns)
             onward = matrices[irrep][path.row : path.row + path.mul] * feature.unsqueeze(1)
             messages = hidden @ (weight.T @ onward) + constant * (offset @ onward)
             if irrep.l:
-                summed = scatter_sum(edges.harmonics(irrep.l).unsqueeze(2) * messages.unsqueeze(1), edges.i, atoms)
+                summed = scatter_sum(
+                    edges.harmonics(irrep.l).unsqueeze(2) * messages.unsqueeze(1), edges.row, edges.rows
+                )
             else:
-                summed = scatter_sum(messages, edges.i, atoms).unsqueeze(1)
+                summed = scatter_sum(messages, edges.row, edges.rows).unsqueeze(1)
             outputs.append(summed)
         outputs[0] = outputs[0] + edges.degree[:, None, None] * self.proj.bias[0]
-        return [part / math.sqrt(self.config.avg_degree) for part in outputs]
+        return joined([part / math.sqrt(self.config.avg_degree) for part in outputs])
 
 
 class GraphAttention(nn.Module):
@@ -276,7 +260,7 @@ class GraphAttention(nn.Module):
         self.softmax = SoftmaxWeights()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
-    def _nonlinear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
+    def _nonlinear(self, x: Features, edges: FlatEdges) -> tuple[Tensor, dict[Node, Tensor]]:
         """Logit features [E, H, K] and values from the gated product (Eq. 5 and 6)."""
         beside = self.sep_alpha.matrices()[SCALAR]
         nodes = self.sep_act(x, edges.scalars, scalars_only=self.scalars_only, beside=beside)
@@ -290,25 +274,31 @@ class GraphAttention(nn.Module):
         values[0, 0] = scalars
         return features, self.sep_value(values, scalars_only=self.scalars_only)
 
-    def _linear(self, x: Features, edges: Edges) -> tuple[Tensor, dict[Node, Tensor]]:
+    def _linear(self, x: Features, edges: FlatEdges) -> tuple[Tensor, dict[Node, Tensor]]:
         nodes = self.sep(x, edges.scalars, scalars_only=self.scalars_only)
         heads = nodes[0, 0].unflatten(1, (self.config.num_heads, -1))
         features, scalars = heads.split([self.logit_channels, heads.shape[2] - self.logit_channels], dim=2)
         nodes[0, 0] = scalars.flatten(1)
         return features, nodes
 
-    def forward(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Features:
+    def forward(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Features:
         """Features of irreps_out; only its even scalars with ``scalars_only``."""
-        messages = _merged(self.merge_src(x), self.merge_dst(x), edges)
+        atoms = [*self.merge_src(x), *self.merge_dst(x)]
+        return separate(
+            streamed(self._attend, edges, atoms=atoms, beside=_masks(self, edges, rng)), self.proj.irreps_out
+        )
+
+    def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
+        messages = edges.merged(atoms)
         framed = edges.into(messages, self.irreps_pre, self.scalars_only)
         split = self._nonlinear if self.config.attention == "nonlinear_mlp" else self._linear
         features, values = split(framed, edges)
         logits = (SMOOTH_LEAKY_RELU * smooth_leaky_relu(features) * self.alpha_dot).sum(2)
-        alpha = _attention_weights(self, logits, edges, rng)
-        summed = _sum_values(values, self.irreps_values, alpha, edges, self.scalars_only)
+        alpha = _attention_weights(self, logits, edges, keep)
+        summed = edges.sums(values, self.irreps_values, alpha, self.scalars_only)
         if self.config.rescale_degree:
             summed = [part * edges.degree[:, None, None] for part in summed]
-        return self.proj(summed)
+        return joined(self.proj(summed))
 
 
 class DotProductAttention(nn.Module):
@@ -330,25 +320,32 @@ class DotProductAttention(nn.Module):
         self.softmax = SoftmaxWeights()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
-    def forward(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Features:
+    def forward(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Features:
         """Features of irreps_out; only its even scalars with ``scalars_only``."""
-        messages = _merged(self.merge_src(x), self.merge_dst(x), edges)
+        scaled = [part * scale for part, scale in zip(self.query(x), self.scales, strict=True)]
+        atoms = [*self.merge_src(x), *self.merge_dst(x), *scaled]
+        return separate(
+            streamed(self._attend, edges, atoms=atoms, beside=_masks(self, edges, rng)), self.proj.irreps_out
+        )
+
+    def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
+        merged, query = atoms[: 2 * len(self.irreps_pre)], atoms[2 * len(self.irreps_pre) :]
+        messages = edges.merged(merged)
         nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges.scalars)
         pairs = {node: part.chunk(2, dim=1) for node, part in nodes.items()}
-        # scaled, and turned into the frame of the keys
-        scaled = [gather(part * scale, edges.i) for part, scale in zip(self.query(x), self.scales, strict=True)]
-        queries = edges.into(scaled, self.irreps_values, False)
+        # in the frame of the keys
+        queries = edges.into([gather(part, edges.i) for part in query], self.irreps_values, False)
         products = [
             (queries[k][:, queries[k].shape[1] // 2 + m] * key).unflatten(1, (self.config.num_heads, -1)).sum(2)
             for (k, m), (key, _) in pairs.items()
         ]
-        alpha = _attention_weights(self, torch.stack(products).sum(0), edges, rng)
+        alpha = _attention_weights(self, torch.stack(products).sum(0), edges, keep)
         values = {node: value for node, (_, value) in pairs.items()}
-        summed = _sum_values(values, self.irreps_values, alpha, edges, self.scalars_only)
+        summed = edges.sums(values, self.irreps_values, alpha, self.scalars_only)
         if self.config.rescale_degree:
             # divided by the average degree in this class alone
             summed = [part * (edges.degree / self.config.avg_degree)[:, None, None] for part in summed]
-        return self.proj(summed)
+        return joined(self.proj(summed))
 
 
 def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> SeparableProduct:
@@ -356,34 +353,25 @@ def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, 
     return SeparableProduct(irreps_in, harmonics, targets, irreps_out, inputs, config.radial_channels)
 
 
-def _merged(source: Features, target: Features, edges: Edges) -> Features:
-    return [gather(a, edges.j) + gather(b, edges.i) for a, b in zip(source, target, strict=True)]
+def _masks(module: GraphAttention | DotProductAttention, edges: FlatEdges, rng: torch.Generator | None) -> list[Tensor]:
+    """What dropout multiplies the attention weights by, [E, H]."""
+    c = module.config
+    if not module.training or c.alpha_drop == 0:
+        return []
+    ones = edges.scalars.new_ones(len(edges.i), c.num_heads)
+    return [drop(ones, c.alpha_drop, tuple(ones.shape), rng)]
 
 
 def _attention_weights(
-    module: GraphAttention | DotProductAttention, logits: Tensor, edges: Edges, rng: torch.Generator | None
+    module: GraphAttention | DotProductAttention, logits: Tensor, edges: FlatEdges, keep: Sequence[Tensor]
 ) -> Tensor:
     """[E, H]; with an envelope the weights carry it once more than the softmax."""
-    alpha = module.softmax(logits, edges.i, edges.degree.shape[0], edges.envelope)
+    alpha = module.softmax(logits, edges.row, edges.rows, edges.envelope)
     if edges.envelope is not None:
         alpha = alpha * edges.envelope.unsqueeze(1)
-    return drop(alpha, module.config.alpha_drop, tuple(alpha.shape), rng) if module.training else alpha
-
-
-def _sum_values(
-    values: dict[Node, Tensor], irreps: Irreps, alpha: Tensor, edges: Edges, scalars_only: bool
-) -> Features:
-    """Σ_j α v out of the frames; channels are in chunks of heads."""
-    outputs = []
-    for k, (mul, irrep) in enumerate(irreps.entries[:1] if scalars_only else irreps.entries):
-        orders = range(-irrep.l, irrep.l + 1)
-        missing = alpha.new_zeros(1, 1).expand(alpha.shape[0], mul)
-        stacked = torch.stack([values.get((k, m), missing) for m in orders], dim=1)
-        messages = (stacked.unflatten(2, (alpha.shape[1], -1)) * alpha[:, None, :, None]).flatten(2)
-        if irrep.l:
-            messages = edges.wigner[irrep.l].transpose(1, 2) @ messages
-        outputs.append(scatter_sum(messages, edges.i, edges.degree.shape[0]))
-    return outputs
+    for mask in keep:
+        alpha = alpha * mask
+    return alpha
 
 
 class FeedForward(nn.Module):
@@ -426,7 +414,7 @@ class Block(nn.Module):
         return cast(GraphAttention | DotProductAttention, module)
 
     def forward(
-        self, x: Features, edges: Edges, attributes: Tensor | None, graph: AtomGraph, rng: torch.Generator | None
+        self, x: Features, edges: FlatEdges, attributes: Tensor | None, graph: AtomGraph, rng: torch.Generator | None
     ) -> Features:
         """Features of irreps_node to those of irreps_out."""
         batch, graphs = graph.batch, graph.num_graphs
@@ -519,7 +507,7 @@ class Equiformer(AtomModel):
             raise CovariumError(f"atomic numbers {missing} are not among model.elements = {self.config.elements}")
         return kinds
 
-    def edges(self, graph: AtomGraph, kinds: Tensor) -> Edges:
+    def edges(self, graph: AtomGraph, kinds: Tensor) -> FlatEdges:
         """Geometry of the edges, and the elements at their ends where the radial functions read them."""
         c = self.config
         vectors = graph.vectors()
@@ -530,14 +518,15 @@ class Equiformer(AtomModel):
             ends = [gather(self.edge_src_embed(kinds), j), gather(self.edge_dst_embed(kinds), i)]
             scalars = torch.cat([*ends, scalars], dim=1)
         envelope = polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None
-        counted = torch.ones_like(distance) if envelope is None else envelope
-        return Edges(
+        return FlatEdges(
             j=j,
             i=i,
+            row=i,
+            rows=graph.num_atoms,
+            tiles=self.tiles(graph),
             scalars=scalars,
             envelope=envelope,
             wigner=wigner_d(edge_frames(vectors / distance.unsqueeze(1)), self.lmax),
-            degree=scatter_sum(counted, i, graph.num_atoms),
         )
 
     def _tags(self, graph: AtomGraph) -> Tensor:
@@ -548,7 +537,7 @@ class Equiformer(AtomModel):
             )
         return graph.tags
 
-    def initial(self, graph: AtomGraph, edges: Edges, kinds: Tensor) -> Features:
+    def initial(self, graph: AtomGraph, edges: FlatEdges, kinds: Tensor) -> Features:
         """Elements, tags and neighbourhood (Sec. 4.3, Embedding)."""
         scalars = self.atom_embed(kinds)
         if self.config.num_tags:
@@ -580,7 +569,7 @@ class Equiformer(AtomModel):
         displacements = self.auxiliary_head(x, edges, rng)[0].squeeze(2) if c.auxiliary_head else None
         return AtomOutput(energy, displacements=displacements)
 
-    def energies(self, x: Features, edges: Edges, rng: torch.Generator | None) -> Tensor:
+    def energies(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Tensor:
         """[N], what the head says of every atom."""
         if isinstance(self.head, nn.ModuleDict):
             return self.head["2"]([second_moment_silu(self.head["0"](x[:1])[0])])[0].flatten()

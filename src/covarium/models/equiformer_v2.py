@@ -28,6 +28,7 @@ from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
+from covarium.layers.irreps.framed_edges import FramedEdges
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
@@ -35,10 +36,9 @@ from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
-from covarium.ops.tiled import Tile
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
 
-Elements = tuple[Tensor, ...]  # source and target tables, or none
+Elements = Sequence[Tensor]  # source and target tables, or none
 
 
 @dataclass(frozen=True)
@@ -133,38 +133,6 @@ class Config:
         return cls(**(fields | sizes))
 
 
-@dataclass(frozen=True)
-class Edges:
-    """What every block reads of the edges: source j and target i, their elements, basis [E, K], rotation into the edge
-    frame [E, R, S] and back [E, S, R], envelope [E] or None. Target i is row i − ``first`` of ``rows`` in the results:
-    all atoms, or those of a tile. With ``tiles`` the edges are worked on tile by tile."""
-
-    j: Tensor
-    i: Tensor
-    z: tuple[Tensor, Tensor]
-    basis: Tensor
-    into: Tensor
-    back: Tensor
-    envelope: Tensor | None
-    first: int
-    rows: int
-    tiles: Sequence[Tile] = ()
-
-    @property
-    def row(self) -> Tensor:
-        return self.i - self.first if self.first else self.i
-
-    def sliced(self) -> list[Tensor]:
-        """What a tile reads its own rows of, in the order of ``part``."""
-        return [self.basis, self.into, self.back, *([] if self.envelope is None else [self.envelope])]
-
-    def part(self, tile: Tile, basis: Tensor, into: Tensor, back: Tensor, envelope: Tensor | None = None) -> Edges:
-        """The edges of a tile."""
-        own = slice(tile.first_edge, tile.last_edge)
-        z = (self.z[0][own], self.z[1][own])
-        return Edges(self.j[own], self.i[own], z, basis, into, back, envelope, tile.first, tile.last - tile.first)
-
-
 class EdgeDegreeEmbedding(nn.Module):
     """Σ_j of radial functions on m = 0 in the edge frame, rotated back, over the average degree."""
 
@@ -175,10 +143,11 @@ class EdgeDegreeEmbedding(nn.Module):
         channels = (config.lmax + 1) * config.sphere_channels
         self.rad_func = _radial_function(config, channels)
 
-    def forward(self, edges: Edges, shared: Elements) -> Tensor:
+    def forward(self, edges: FramedEdges, shared: Elements) -> Tensor:
         """[N, S, C]."""
-        if edges.tiles:
-            return streamed(self, lambda tile, *rest: _on_tile(edges, tile, rest), edges.tiles, shared, edges.sliced())
+        return streamed(self._sum, edges, whole=shared)
+
+    def _sum(self, edges: FramedEdges, shared: Elements, *_: Sequence[Tensor]) -> Tensor:
         c = self.config
         weights = self.rad_func(edges.basis, _elements(self, shared), edges.z)
         if edges.envelope is not None:
@@ -217,7 +186,7 @@ class GraphAttention(nn.Module):
         """Radial weights of each |m|: one per degree and channel."""
         return [(self.config.lmax + 1 - m) * 2 * self.config.sphere_channels for m in range(self.config.mmax + 1)]
 
-    def _messages(self, x: Tensor, edges: Edges, shared: Elements) -> list[Tensor]:
+    def _messages(self, x: Tensor, edges: FramedEdges, shared: Elements) -> list[Tensor]:
         """x_j and x_i side by side in the edge frame, times the radial weights: a list over |m| of [E, s, n, 2C].
 
         Weights per degree commute with the rotation, so both kinds act after it.
@@ -234,17 +203,13 @@ class GraphAttention(nn.Module):
             weights = [w.unflatten(1, (-1, 2 * c.sphere_channels)) for w in flat.split(self._weight_widths(), dim=1)]
         return [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
 
-    def forward(self, x: Tensor, edges: Edges, shared: Elements, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, edges: FramedEdges, shared: Elements, keep: Tensor | None = None) -> Tensor:
         """[N, S, C] → [N, S, out]; attention weights are multiplied by ``keep`` [E, h] (dropout)."""
-        if edges.tiles:
-            masks = [] if keep is None else [keep]
+        return streamed(self._attend, edges, whole=shared, atoms=[x], beside=[] if keep is None else [keep])
 
-            def arguments(tile: Tile, x: Tensor, *rest: Tensor) -> tuple[Any, ...]:
-                own, mask = (rest[:-1], rest[-1]) if masks else (rest, None)
-                return (x, *_on_tile(edges, tile, own), mask)
-
-            return streamed(self, arguments, edges.tiles, [x, *shared], [*edges.sliced(), *masks])
+    def _attend(self, edges: FramedEdges, shared: Elements, atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
         c = self.config
+        (x,) = atoms
         extra, hidden = self.so2_conv_1(self._messages(x, edges, shared))
         features, scalars = extra.split([self.logit_channels, extra.shape[1] - self.logit_channels], dim=1)
         match c.attn_activation:
@@ -260,8 +225,8 @@ class GraphAttention(nn.Module):
         alpha = self.softmax(logits, edges.row, edges.rows, edges.envelope)
         if edges.envelope is not None:
             alpha = alpha * edges.envelope.unsqueeze(1)
-        if keep is not None:
-            alpha = alpha * keep
+        for mask in keep:
+            alpha = alpha * mask
         messages = join_orders(values).unflatten(2, (c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
         return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.row, edges.rows))
 
@@ -338,7 +303,7 @@ class Block(nn.Module):
         self.ffn = FeedForward(c, c.sphere_channels)
 
     def forward(
-        self, x: Tensor, edges: Edges, shared: Elements, graph: AtomGraph, rng: torch.Generator | None
+        self, x: Tensor, edges: FramedEdges, shared: Elements, graph: AtomGraph, rng: torch.Generator | None
     ) -> Tensor:
         """[N, S, C] → [N, S, C]."""
         keep = None
@@ -401,28 +366,25 @@ class EquiformerV2(AtomModel):
         norms = ("norm", "rad_func.net.1.", "rad_func.net.4.")
         return {n for n, _ in self.named_parameters() if n.endswith("bias") or any(part in n for part in norms)}
 
-    def edges(self, graph: AtomGraph, frames: Tensor | None) -> Edges:
+    def edges(self, graph: AtomGraph, frames: Tensor | None) -> FramedEdges:
         """Geometry of the edges; ``frames`` [E, 3, 3] rotate every edge to +y, by default ``edge_frames``."""
         c = self.config
         vectors = graph.vectors()
         distance = vectors.square().sum(1).sqrt()
         if frames is None:
             frames = edge_frames(vectors / distance.unsqueeze(1))
-        into = edge_wigner(frames, c.lmax, c.mmax)
-        back = into if c.mmax == c.lmax else into * into.new_tensor(self.row_scale).unsqueeze(1)
         j, i = graph.edge_index
-        tiles = [] if self.tile is None else graph.tiles(self.tile)
-        return Edges(
+        return FramedEdges(
             j=j,
             i=i,
-            z=(graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)),
+            row=i,
+            rows=graph.num_atoms,
+            tiles=self.tiles(graph),
+            z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
             basis=self.distance_expansion(distance),
             envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
-            into=into,
-            back=back.transpose(1, 2),
-            first=0,
-            rows=graph.num_atoms,
-            tiles=tiles if len(tiles) > 1 else (),
+            into=edge_wigner(frames, c.lmax, c.mmax),
+            row_scale=self.row_scale,
         )
 
     def forward(
@@ -457,12 +419,6 @@ class EquiformerV2(AtomModel):
         # degree 1 in the order (x, y, z) is the force
         forces = self.force_block(x, edges, shared)[:, 1:4, 0] if c.force_head else None
         return AtomOutput(energy, forces)
-
-
-def _on_tile(edges: Edges, tile: Tile, rest: Sequence[Tensor]) -> tuple[Edges, Elements]:
-    """Edges and shared tables of a tile, from tensors in the order [tables, rows of ``edges.sliced()``]."""
-    tables = len(rest) - len(edges.sliced())
-    return edges.part(tile, *rest[tables:]), tuple(rest[:tables])
 
 
 def _element_tables(module: nn.Module, config: Config) -> None:

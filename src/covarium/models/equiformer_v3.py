@@ -13,6 +13,7 @@ neighbours; all neighbours within the cutoff by default, and the average degree 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,7 @@ from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
+from covarium.layers.irreps.framed_edges import FramedEdges
 from covarium.layers.irreps.grid_mlp import GridMLP, LinearPair
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import (
@@ -40,6 +42,7 @@ from covarium.layers.irreps.norm import (
 )
 from covarium.layers.irreps.tensors import symmetric_matrices, vector_harmonics
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.streaming import streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
@@ -152,20 +155,6 @@ class Config:
         return GraphSpec(self.cutoff, self.neighbours, self.max_neighbours)
 
 
-@dataclass(frozen=True)
-class Edges:
-    """What every block reads of the edges: source j and target i, their elements, basis [E, K], envelope [E] or None,
-    rotation into the edge frame [E, R, S] and back [E, S, R]."""
-
-    j: Tensor
-    i: Tensor
-    z: tuple[Tensor, Tensor]
-    basis: Tensor
-    envelope: Tensor | None
-    into: Tensor
-    back: Tensor
-
-
 class EdgeScalars(nn.Module):
     """Base of what has a radial function of basis and elements, with element tables of its own."""
 
@@ -180,7 +169,7 @@ class EdgeScalars(nn.Module):
                 nn.init.uniform_(table.weight, -0.001, 0.001)
         self.rad_func = RadialFunction(config.num_radial_basis, element_channels, config.edge_channels, out)
 
-    def radial(self, edges: Edges) -> Tensor:
+    def radial(self, edges: FramedEdges) -> Tensor:
         """[E, out]."""
         tables = None
         if self.config.atom_edge_embedding:
@@ -194,14 +183,17 @@ class EdgeDegreeEmbedding(EdgeScalars):
     def __init__(self, config: Config) -> None:
         super().__init__(config, (config.lmax + 1) * config.num_channels)
 
-    def forward(self, edges: Edges, num_atoms: int) -> Tensor:
+    def forward(self, edges: FramedEdges) -> Tensor:
         """[N, S, C]."""
+        return streamed(self._sum, edges)
+
+    def _sum(self, edges: FramedEdges, *_: Sequence[Tensor]) -> Tensor:
         degrees = self.config.lmax + 1
         weights = self.radial(edges)
         if edges.envelope is not None:
             weights = weights * edges.envelope.unsqueeze(1)
         messages = edges.back[:, :, :degrees] @ weights.unflatten(1, (degrees, -1))
-        return scatter_sum(messages, edges.i, num_atoms) / self.config.avg_degree
+        return scatter_sum(messages, edges.row, edges.rows) / self.config.avg_degree
 
 
 class AttentionSoftmax(SoftmaxWeights):
@@ -252,7 +244,7 @@ class GraphAttention(EdgeScalars):
             if c.add_merge:
                 self.rad_func.get_parameter("net.6.weight").mul_(math.sqrt(0.5))
 
-    def _messages(self, x: Tensor, edges: Edges) -> list[Tensor]:
+    def _messages(self, x: Tensor, edges: FramedEdges) -> list[Tensor]:
         """x_j and x_i side by side (or added) in the edge frame, times the radial weights: a list over |m| of
         [E, s, n, 2C]. Weights per degree commute with the rotation, so both kinds act after it."""
         c = self.config
@@ -275,20 +267,30 @@ class GraphAttention(EdgeScalars):
         y = self.act(join_orders(hidden), scalars if scalars.shape[1] else None)
         return split_orders(y, c.lmax, c.mmax)
 
-    def forward(self, x: Tensor, edges: Edges, rng: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, edges: FramedEdges, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, out]."""
+        masks = []
+        if self.training and self.drop_rate:
+            ones = x.new_ones(len(edges.i), self.config.num_heads)
+            masks.append(drop(ones, self.drop_rate, tuple(ones.shape), rng))
+        return streamed(self._attend, edges, atoms=[x], beside=masks)
+
+    def _attend(
+        self, edges: FramedEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]
+    ) -> Tensor:
         c = self.config
+        (x,) = atoms
         extra, hidden = self.so2_linear_1(self._messages(x, edges))
         features, scalars = extra.split(self._extra, dim=1)
         _, values = self.so2_linear_2(self._activate(hidden, scalars))
         logits = smooth_leaky_relu(self.alpha_norm(features.unflatten(1, (c.num_heads, -1))))
-        alpha = self.softmax((logits * self.alpha_dot).sum(2), edges.i, x.shape[0], edges.envelope)
+        alpha = self.softmax((logits * self.alpha_dot).sum(2), edges.row, edges.rows, edges.envelope)
         if edges.envelope is not None:
             alpha = alpha * edges.envelope.unsqueeze(1)
-        if self.training:
-            alpha = drop(alpha, self.drop_rate, tuple(alpha.shape), rng)
+        for mask in keep:
+            alpha = alpha * mask
         messages = join_orders(values).unflatten(2, (c.num_heads, -1)) * alpha[:, None, :, None]
-        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.i, x.shape[0]))
+        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.row, edges.rows))
 
 
 class FeedForward(nn.Module):
@@ -357,7 +359,7 @@ class Block(nn.Module):
         self.norm_2 = NORMS[c.norm_type](c.lmax, c.num_channels)
         self.ffn = FeedForward(c, c.num_channels, c.ffn_activation, c.use_grid_mlp)
 
-    def forward(self, x: Tensor, edges: Edges, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, edges: FramedEdges, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, C]."""
         x = x + self._drop(self.ga(self.norm_1(x), edges, rng), graph, rng)
         return x + self._drop(self.ffn(self.norm_2(x)), graph, rng)
@@ -413,24 +415,25 @@ class EquiformerV3(AtomModel):
                 names |= {f"{prefix}.{name}" for name, _ in module.named_parameters()}
         return names
 
-    def edges(self, graph: AtomGraph, frames: Tensor | None = None) -> Edges:
+    def edges(self, graph: AtomGraph, frames: Tensor | None = None) -> FramedEdges:
         """Geometry of the edges; ``frames`` [E, 3, 3] rotate every edge to +y, by default ``edge_frames``."""
         c = self.config
         vectors = graph.vectors()
         distance = vectors.square().sum(1).sqrt()
         if frames is None:
             frames = edge_frames(vectors / distance.unsqueeze(1))
-        into = edge_wigner(frames, c.lmax, c.mmax)
-        back = into if c.mmax == c.lmax else into * into.new_tensor(self.row_scale).unsqueeze(1)
         j, i = graph.edge_index
-        return Edges(
+        return FramedEdges(
             j=j,
             i=i,
-            z=(graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)),
+            row=i,
+            rows=graph.num_atoms,
+            tiles=self.tiles(graph),
+            z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
             basis=self.distance_expansion(distance),
             envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
-            into=into,
-            back=back.transpose(1, 2),
+            into=edge_wigner(frames, c.lmax, c.mmax),
+            row_scale=self.row_scale,
         )
 
     def forward(
@@ -472,10 +475,10 @@ class EquiformerV3(AtomModel):
         stress = self._stress(x, graph) if c.stress_head else None
         return AtomOutput(energy, forces, stress=stress, noise=noise)
 
-    def _embedding(self, graph: AtomGraph, edges: Edges, denoising: Denoising | None) -> Tensor:
+    def _embedding(self, graph: AtomGraph, edges: FramedEdges, denoising: Denoising | None) -> Tensor:
         """[N, S, C]: element at l = 0, edge degrees, and in a denoising pass the forces of the displaced atoms."""
         scalars = self.sphere_embedding(graph.numbers).unsqueeze(1)
-        degree = self.edge_degree_embedding(edges, graph.num_atoms)
+        degree = self.edge_degree_embedding(edges)
         x = torch.cat([scalars + degree[:, :1], degree[:, 1:]], dim=1)
         if denoising is None:
             return x

@@ -12,6 +12,7 @@ Beyond the published model, as named values of Config: lengths of vectors that a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -24,9 +25,11 @@ from covarium.errors import CovariumError, nearest
 from covarium.layers.attention_weights import AttentionWeights
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
+from covarium.layers.streaming import TiledEdges, streamed
 from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
+from covarium.ops.tiled import Tile
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
 
 Activation = Literal["silu", "ssp", "tanh", "sigmoid"]
@@ -123,29 +126,32 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Edges:
+class Loops:
+    """What takes the place of an edge's numbers for the loops, at r = 0: basis [1, K], C, and the weight of messages
+    to the vectors."""
+
+    basis: Tensor
+    cutoff: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges(TiledEdges):
     """What every layer reads of the edges.
 
     Attributes:
-        j, i: [E], source and target.
         unit: r̂ [E, 3], from target to source.
-        direction: r̂ times ``vector_weight``.
         basis: [E, K].
         cutoff: C [E].
         vector_weight: of messages to the vectors, [E], or None for 1.
-        loop_basis, loop_cutoff, loop_weight: [1, K] and the same numbers for the loops, at r = 0.
+        loops: of every atom.
     """
 
-    j: Tensor
-    i: Tensor
     unit: Tensor
-    direction: Tensor
     basis: Tensor
     cutoff: Tensor
     vector_weight: Tensor | None
-    loop_basis: Tensor
-    loop_cutoff: float
-    loop_weight: float
+    loops: Loops
 
 
 class ShiftedSoftplus(nn.Module):
@@ -191,9 +197,12 @@ class NeighborEmbedding(nn.Module):
 
     def forward(self, x: Tensor, numbers: Tensor, edges: Edges) -> Tensor:
         """[N, F] → [N, F]."""
-        weight = self.distance_proj(edges.basis) * edges.cutoff.unsqueeze(1)
-        around = scatter_sum(weight * gather(self.embedding(numbers), edges.j), edges.i, x.shape[0])
+        around = streamed(self._around, edges, atoms=[self.embedding(numbers)])
         return self.combine(torch.cat([x, around], dim=1))
+
+    def _around(self, edges: Edges, _: Sequence[Tensor], atoms: Sequence[Tensor], *__: Sequence[Tensor]) -> Tensor:
+        weight = self.distance_proj(edges.basis) * edges.cutoff.unsqueeze(1)
+        return scatter_sum(weight * gather(atoms[0], edges.j), edges.row, edges.rows)
 
 
 class Attention(AttentionWeights):
@@ -264,31 +273,40 @@ class EquivariantMultiHeadAttention(nn.Module):
         x = self.layernorm(x)
         q, k, values = self.q_proj(x), self.k_proj(x), self._kinds(self.v_proj, x, kinds)
 
-        dk, dv = self._radial(edges.basis, kinds)
-        alpha = self.attention(
-            self._logits(gather(q, edges.i), gather(k, edges.j), dk), edges.cutoff.unsqueeze(1)
-        )  # fmt: skip
-        s = gather(values, edges.j) if dv is None else gather(values, edges.j) * dv
-        s0, *s1, s2 = s.split(f, dim=1)
-        y = scatter_sum(self._weighted(alpha, s0), edges.i, n)
-        w = s2.unsqueeze(1) * edges.direction.unsqueeze(2)
-        if vec is not None:
-            w = w + gather(vec, edges.j) * self._damped(s1[0], edges.vector_weight).unsqueeze(1)
-        w = scatter_sum(w, edges.i, n)
+        atoms = [q, k, values, *([] if vec is None else [vec.flatten(1)])]
+        # to scalars, to vectors: [N, F] and [N, 3, F]
+        y, w = streamed(self._messages, edges, atoms=atoms).unflatten(1, (4, f)).split([1, 3], dim=1)
+        y = y.squeeze(1)
 
-        dk, dv = self._radial(edges.loop_basis, kinds)
-        alpha = self.loop_attention(self._logits(q, k, dk), edges.loop_cutoff)
+        dk, dv = self._radial(edges.loops.basis, kinds)
+        alpha = self.loop_attention(self._logits(q, k, dk), edges.loops.cutoff)
         s = values if dv is None else values * dv
         s0, *s1, _ = s.split(f, dim=1)
         y = y + self._weighted(alpha, s0)
         if vec is not None:
-            w = w + vec * (s1[0] * edges.loop_weight).unsqueeze(1)
+            w = w + vec * (s1[0] * edges.loops.weight).unsqueeze(1)
 
         o1, o2, o3 = self.o_proj(y).split(f, dim=1)
         if vec is None:
             return o3, w
         u1, u2, u3 = self.vec_proj(vec).split(f, dim=2)
         return (u1 * u2).sum(1) * o2 + o3, u3 * o1.unsqueeze(1) + w
+
+    def _messages(self, edges: Edges, _: Sequence[Tensor], atoms: Sequence[Tensor], *__: Sequence[Tensor]) -> Tensor:
+        """Sums over the edges to scalars and to vectors, [N, (1 + 3) F], from q, k, values and vectors if any."""
+        q, k, values, *vectors = atoms
+        dk, dv = self._radial(edges.basis, (0, 1, 2) if vectors else (0, 2))
+        alpha = self.attention(
+            self._logits(gather(q, edges.i), gather(k, edges.j), dk), edges.cutoff.unsqueeze(1)
+        )  # fmt: skip
+        s = gather(values, edges.j) if dv is None else gather(values, edges.j) * dv
+        s0, *s1, s2 = s.split(q.shape[1], dim=1)
+        y = scatter_sum(self._weighted(alpha, s0), edges.row, edges.rows)
+        w = s2.unsqueeze(1) * self._damped(edges.unit, edges.vector_weight).unsqueeze(2)
+        for vec in vectors:
+            w = w + gather(vec, edges.j).unflatten(1, (3, -1)) * self._damped(s1[0], edges.vector_weight).unsqueeze(1)
+        w = scatter_sum(w, edges.row, edges.rows)
+        return torch.cat([y, w.flatten(1)], dim=1)
 
 
 class EquivariantTransformer(nn.Module):
@@ -306,7 +324,7 @@ class EquivariantTransformer(nn.Module):
         self.attention_layers = nn.ModuleList(EquivariantMultiHeadAttention(c) for _ in range(c.num_layers))
         self.out_norm = nn.LayerNorm(c.embedding_dimension)
 
-    def edges(self, graph: AtomGraph) -> Edges:
+    def edges(self, graph: AtomGraph, tiles: Sequence[Tile] = ()) -> Edges:
         """Geometry of the edges, and what takes its place for the loops."""
         c = self.config
         vectors = graph.vectors()
@@ -321,19 +339,21 @@ class EquivariantTransformer(nn.Module):
         return Edges(
             j=graph.edge_index[0],
             i=graph.edge_index[1],
+            row=graph.edge_index[1],
+            rows=graph.num_atoms,
+            tiles=tiles,
             unit=unit,
-            direction=unit if weight is None else unit * weight.unsqueeze(1),
             basis=self.distance_expansion(distance),
             cutoff=cutoff,
             vector_weight=weight,
-            loop_basis=self.distance_expansion(distance.new_zeros(1)),
-            loop_cutoff=loop_cutoff,
-            loop_weight=loop_cutoff if c.vector_cutoff else 1.0,
+            loops=Loops(
+                self.distance_expansion(distance.new_zeros(1)), loop_cutoff, loop_cutoff if c.vector_cutoff else 1.0
+            ),
         )
 
-    def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+    def forward(self, graph: AtomGraph, tiles: Sequence[Tile] = ()) -> tuple[Tensor, Tensor]:
         """x [N, F], v [N, 3, F]."""
-        edges = self.edges(graph)
+        edges = self.edges(graph, tiles)
         x = self.embedding(graph.numbers)
         if self.config.neighbour_embedding:
             x = self.neighbor_embedding(x, graph.numbers, edges)
@@ -458,5 +478,5 @@ class TorchMDET(AtomModel):
             raise CovariumError(
                 f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {elements}; raise it"
             )
-        x, v = self.representation_model(graph)
+        x, v = self.representation_model(graph, self.tiles(graph))
         return self.output_model(x, v, graph)

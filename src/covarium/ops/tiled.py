@@ -8,60 +8,124 @@ checkpoint cannot be differentiated twice this way). A third derivative is refus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Tile(NamedTuple):
-    """Edges ``first_edge`` to ``last_edge`` (exclusive), all edges of the target atoms ``first`` to ``last``."""
+@dataclass(frozen=True)
+class Tile:
+    """Edges ``first_edge`` to ``last_edge`` (exclusive), all edges of the target atoms ``first`` to ``last``.
+
+    Attributes:
+        atoms: at either end of these edges, each once.
+        j, i: source and target of each edge, as places in ``atoms``.
+        row: target of each edge, counted from ``first``.
+    """
 
     first_edge: int
     last_edge: int
     first: int
     last: int
+    atoms: Tensor
+    j: Tensor
+    i: Tensor
+    row: Tensor
+
+    @property
+    def own(self) -> slice:
+        return slice(self.first_edge, self.last_edge)
 
 
-class Call(NamedTuple):
-    """The function, its tiles, and how many of its tensors are read whole."""
+def tiles_of(edge_index: Tensor, num_atoms: int, edges: int) -> list[Tile]:
+    """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more.
+
+    Args:
+        edge_index: [2, E], sources j and targets i, sorted by target.
+        num_atoms: N.
+        edges: in a tile.
+    """
+    ends = torch.bincount(edge_index[1], minlength=num_atoms).cumsum(0).tolist()
+    tiles, first, first_edge = [], 0, 0
+    for atom in range(1, num_atoms + 1):
+        # the tile ends where the next atom's edges would be too many
+        if atom == num_atoms or ends[atom] - first_edge > edges:
+            pairs = edge_index[:, first_edge : ends[atom - 1]]
+            atoms, places = torch.unique(pairs, return_inverse=True)
+            j, i = places
+            tiles.append(Tile(first_edge, ends[atom - 1], first, atom, atoms, j, i, pairs[1] - first))
+            first, first_edge = atom, ends[atom - 1]
+    return tiles
+
+
+@dataclass(frozen=True)
+class Call:
+    """The function, its tiles, and how many of its tensors are read whole and at the tile's atoms."""
 
     function: Callable[..., Tensor]
     tiles: Sequence[Tile]
     whole: int
+    atoms: int
+
+    def parts(self, tile: Tile, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What the tile reads of each tensor."""
+        edges = self.whole + self.atoms
+        at_atoms = [t.index_select(0, tile.atoms) for t in tensors[self.whole : edges]]
+        return [*tensors[: self.whole], *at_atoms, *(t[tile.own] for t in tensors[edges:])]
 
 
 def tiled(
-    function: Callable[..., Tensor], tiles: Sequence[Tile], whole: Sequence[Tensor], sliced: Sequence[Tensor]
+    function: Callable[..., Tensor],
+    tiles: Sequence[Tile],
+    *,
+    whole: Sequence[Tensor] = (),
+    atoms: Sequence[Tensor] = (),
+    edges: Sequence[Tensor] = (),
 ) -> Tensor:
     """Rows of all tiles, [N, …], as ``function`` gives them.
 
     Args:
-        function: ``function(tile, *whole, *parts)`` with the rows of ``sliced`` that belong to the tile's edges; it
-            must be the same at every call, so random numbers are drawn outside, and must read every tensor that is
-            to get a gradient from its arguments.
+        function: ``function(tile, *whole, *atoms, *edges)`` with the parts that the tile reads; it must be the same at
+            every call, so random numbers are drawn outside, and must read every tensor that is to get a gradient
+            from its arguments.
         tiles: in order, covering all edges and all target atoms.
-        whole: tensors that every tile reads: features of atoms, parameters.
-        sliced: tensors [E, …] of which a tile reads its own rows.
+        whole: tensors that every tile reads in full: parameters.
+        atoms: tensors [N, …] of which a tile reads the rows of ``Tile.atoms``.
+        edges: tensors [E, …] of which a tile reads the rows of its edges.
 
     Raises:
         RuntimeError: when differentiated a third time.
     """
-    return _Tiled.apply(Call(function, tiles, len(whole)), *whole, *sliced)
+    return _Tiled.apply(Call(function, tiles, len(whole), len(atoms)), *whole, *atoms, *edges)
 
 
-def _parts(call: Call, tile: Tile, tensors: Sequence[Tensor]) -> list[Tensor]:
-    rows = slice(tile.first_edge, tile.last_edge)
-    return [t if k < call.whole else t[rows] for k, t in enumerate(tensors)]
+def _leaves(parts: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+    return [p.detach().requires_grad_(need) for p, need in zip(parts, needs, strict=True)]
 
 
-def _leaves(call: Call, tile: Tile, tensors: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
-    return [p.detach().requires_grad_(need) for p, need in zip(_parts(call, tile, tensors), needs, strict=True)]
+def _chosen(values: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+    return [value for value, need in zip(values, needs, strict=True) if need]
+
+
+def _wanted(ctx: Any) -> list[bool]:  # noqa: ANN401
+    """Which of the tensors this backward pass is to find the gradient of; ``needs_input_grad`` knows only which it
+    could be. Forces need no gradient of any weight, half of the work of this pass."""
+    return [node is not None and _runs(node) for node, _ in ctx.next_functions]
+
+
+def _runs(node: Any) -> bool:  # noqa: ANN401
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:
+        # torch does not say this of a leaf whose own gradient is asked for: it is one
+        return True
 
 
 class _Sums:
-    """Gradients of the tensors, gathered from the tiles: whole ones add up, sliced ones are put in their rows."""
+    """Gradients of the tensors, gathered from the tiles: whole ones add up, others are put in their rows."""
 
     def __init__(self, call: Call, tensors: Sequence[Tensor], needs: Sequence[bool]) -> None:
         self.call, self.needs = call, needs
@@ -71,9 +135,14 @@ class _Sums:
         found = iter(gradients)
         for k, value in enumerate(self.values):
             gradient = next(found) if value is not None else None
-            if value is not None and gradient is not None:
-                part = value if k < self.call.whole else value[tile.first_edge : tile.last_edge]
-                part += gradient
+            if value is None or gradient is None:
+                continue
+            if k < self.call.whole:
+                value += gradient
+            elif k < self.call.whole + self.call.atoms:
+                value.index_add_(0, tile.atoms, gradient.contiguous())
+            else:
+                value[tile.own] = gradient
 
 
 class _Tiled(torch.autograd.Function):
@@ -81,11 +150,11 @@ class _Tiled(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(*tensors)
         ctx.call = call
-        return torch.cat([call.function(tile, *_parts(call, tile, tensors)) for tile in call.tiles])
+        return torch.cat([call.function(tile, *call.parts(tile, tensors)) for tile in call.tiles])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return None, *_TiledGradient.apply(ctx.call, ctx.needs_input_grad[1:], gradient, *ctx.saved_tensors)
+        return None, *_TiledGradient.apply(ctx.call, _wanted(ctx), gradient, *ctx.saved_tensors)
 
 
 class _TiledGradient(torch.autograd.Function):
@@ -98,43 +167,46 @@ class _TiledGradient(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(gradient, *tensors)
-        ctx.call, ctx.needs = call, needs
+        ctx.call = call
         ctx.set_materialize_grads(False)
         sums = _Sums(call, tensors, needs)
         for tile in call.tiles:
-            leaves = _leaves(call, tile, tensors, needs)
+            leaves = _leaves(call.parts(tile, tensors), needs)
             with torch.enable_grad():
                 out = call.function(tile, *leaves)
-            wanted = [leaf for leaf, need in zip(leaves, needs, strict=True) if need]
-            sums.add(tile, torch.autograd.grad(out, wanted, gradient[tile.first : tile.last], allow_unused=True))
+            above = gradient[tile.first : tile.last]
+            if out.requires_grad:
+                sums.add(tile, torch.autograd.grad(out, _chosen(leaves, needs), above, allow_unused=True))
         return tuple(sums.values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         gradient, *tensors = ctx.saved_tensors
-        call, needs = ctx.call, ctx.needs
-        used = [need and c is not None for need, c in zip(needs, cotangents, strict=True)]
+        call: Call = ctx.call
+        used = [c is not None for c in cotangents]
         if not any(used):
             return None, None, *[None] * len(ctx.saved_tensors)
+        needs_above, *needs = _wanted(ctx)
         sums = _Sums(call, tensors, needs)
-        of_gradient = torch.zeros_like(gradient)
+        of_gradient = torch.zeros_like(gradient) if needs_above else None
+        filled = [t if c is None else c for c, t in zip(cotangents, tensors, strict=True)]
         for tile in call.tiles:
-            leaves = _leaves(call, tile, tensors, needs)
-            above = gradient[tile.first : tile.last].detach().requires_grad_()
-            filled = [t if c is None else c for c, t in zip(cotangents, tensors, strict=True)]
-            given = [c for c, use in zip(_parts(call, tile, filled), used, strict=True) if use]
+            rows = slice(tile.first, tile.last)
+            parts = call.parts(tile, tensors)
+            leaves = _leaves(parts, [need or use for need, use in zip(needs, used, strict=True)])
+            above = gradient[rows].detach().requires_grad_()
+            given = _chosen(call.parts(tile, filled), used)
             with torch.enable_grad():
                 out = call.function(tile, *leaves)
-                asked = [leaf for leaf, use in zip(leaves, used, strict=True) if use]
+                asked = _chosen(leaves, used)
                 first = torch.autograd.grad(out, asked, above, create_graph=True, allow_unused=True)
-                terms = [(f * c).sum() for f, c in zip(first, given, strict=True) if f is not None]
-                product = torch.stack(terms).sum() if terms else above.new_zeros(())
-            if not product.requires_grad:
+            pairs = [(f, c) for f, c in zip(first, given, strict=True) if f is not None and f.requires_grad]
+            if not pairs:
                 continue
-            wanted = [above, *(leaf for leaf, need in zip(leaves, needs, strict=True) if need)]
-            second = torch.autograd.grad(product, wanted, allow_unused=True)
-            if second[0] is not None:
-                of_gradient[tile.first : tile.last] = second[0]
+            values, weights = zip(*pairs, strict=True)
+            second = torch.autograd.grad(values, [above, *_chosen(leaves, needs)], weights, allow_unused=True)
+            if of_gradient is not None and second[0] is not None:
+                of_gradient[rows] = second[0]
             sums.add(tile, second[1:])
         return None, None, of_gradient, *sums.values

@@ -56,6 +56,7 @@ class MDSettings:
         pressure_relaxation: fs, time constant of the piston.
         interval: steps between two saved frames and log rows.
         seed: of the velocities and the thermostat.
+        tile: edges that the model works on at a time, see ``AtomModel``; None leaves that to the model.
     """
 
     steps: int
@@ -67,6 +68,7 @@ class MDSettings:
     pressure_relaxation: float = 1000.0
     interval: int = 10
     seed: int = 0
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -165,6 +167,7 @@ def resume_md(
     if steps is not None:
         settings = replace(settings, steps=steps)
     atoms = _bare(_saved_atoms(arrays, meta["info"]), arrays["fixed"])
+    _divide(calculator, settings)
     atoms.calc = calculator
     energy = atoms.get_potential_energy()
     if abs(energy - meta["energy"]) > SAME_ENERGY * len(atoms):
@@ -193,6 +196,12 @@ def saved_settings(out: Path) -> MDSettings:
     return MDSettings(**load_state(out / STATE)[1]["settings"])
 
 
+def _divide(calculator: Calculator, settings: MDSettings) -> None:
+    """Sums in another order have other last digits: a resumed run must add up as it did before."""
+    if settings.tile is not None:
+        calculator.potential.model.tile = settings.tile
+
+
 @dataclass
 class _Run:
     """One run on its way."""
@@ -212,6 +221,7 @@ class _Run:
     saved_at: float = -np.inf
 
     def __post_init__(self) -> None:
+        _divide(self.calculator, self.settings)
         self.atoms.calc = self.calculator
         self.notes = force_warnings(self.calculator.potential)
         for note in self.notes:

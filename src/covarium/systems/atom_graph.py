@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError
-from covarium.ops.tiled import Tile
+from covarium.ops.tiled import Tile, tiles_of
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ class AtomModel(nn.Module):
     reads: frozenset[str]
     tile: int | None = None
 
+    def tiles(self, graph: AtomGraph) -> list[Tile]:
+        """Those of ``tile``; none where one would do."""
+        tiles = [] if self.tile is None else graph.tiles(self.tile)
+        return tiles if len(tiles) > 1 else []
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
         return set()
@@ -154,15 +159,8 @@ class AtomGraph:
         return vectors + offsets
 
     def tiles(self, edges: int) -> list[Tile]:
-        """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more."""
-        ends = torch.bincount(self.edge_index[1], minlength=self.num_atoms).cumsum(0).tolist()
-        tiles, first, first_edge = [], 0, 0
-        for atom in range(1, self.num_atoms + 1):
-            # the tile ends where the next atom's edges would be too many
-            if atom == self.num_atoms or ends[atom] - first_edge > edges:
-                tiles.append(Tile(first_edge, ends[atom - 1], first, atom))
-                first, first_edge = atom, ends[atom - 1]
-        return tiles
+        """All edges in tiles that end at target atoms; see ``covarium.ops.tiled``."""
+        return tiles_of(self.edge_index, self.num_atoms, edges)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""

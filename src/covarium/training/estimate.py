@@ -53,12 +53,8 @@ def estimate(task: Task, data: Data, settings: Settings, ranks: Ranks | None = N
     Raises:
         CovariumError: the first loss is not finite.
     """
-    ranks = ranks or Ranks()
     costs = data.costs()
-    sampler = BalancedSampler(
-        costs, settings.batch_size, settings.seed, max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world
-    )
-    batches = sampler.batches(0)
+    batches = _first_epoch(data, settings, ranks or Ranks())
     windows = [batches[k : k + settings.accumulate] for k in range(0, len(batches), settings.accumulate)]
     window_costs = [sum(costs[index] for batch in window for index in batch) for window in windows]
     costliest = max(range(len(windows)), key=lambda k: window_costs[k])
@@ -73,6 +69,19 @@ def estimate(task: Task, data: Data, settings: Settings, ranks: Ranks | None = N
         settings.time_s or math.inf,
     ]
     return Estimate(seconds, peak, len(windows), min(lengths) / per_epoch, min(lengths))
+
+
+def costliest_batch(data: Data, settings: Settings, ranks: Ranks | None = None) -> list[int]:
+    """Indices of the costliest batch of the first epoch."""
+    costs = data.costs()
+    return max(_first_epoch(data, settings, ranks or Ranks()), key=lambda batch: sum(costs[index] for index in batch))
+
+
+def _first_epoch(data: Data, settings: Settings, ranks: Ranks) -> list[list[int]]:
+    sampler = BalancedSampler(
+        data.costs(), settings.batch_size, settings.seed, max_cost=settings.max_cost, rank=ranks.rank, world=ranks.world
+    )
+    return sampler.batches(0)
 
 
 def _measure(task: Task, data: Data, window: list[list[int]], settings: Settings) -> tuple[float, int]:
@@ -103,7 +112,7 @@ def _measure(task: Task, data: Data, window: list[list[int]], settings: Settings
             seconds = time.monotonic() - start
     task.load_state_dict(before)
     task.train(was_training)
-    return seconds, torch.cuda.max_memory_allocated(one.device) if cuda else _most_memory()
+    return seconds, torch.cuda.max_memory_allocated(one.device) if cuda else most_memory()
 
 
 def _refuse(task: Task, data: Data, indices: list[int], computed: Gradient, rng: torch.Generator) -> NoReturn:
@@ -117,6 +126,6 @@ def _refuse(task: Task, data: Data, indices: list[int], computed: Gradient, rng:
     )
 
 
-def _most_memory() -> int:
-    """Bytes; the operating system counts in KiB, macOS in bytes."""
+def most_memory() -> int:
+    """Bytes that this process ever held; the operating system counts in KiB, macOS in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,7 +18,7 @@ from covarium.config import RunConfig, build, merge, parse_assignment
 from covarium.data import Frame, read_structures
 from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
-from covarium.workflows import evaluation, inference, loaded, loaded_property, property_inference, token_runs
+from covarium.workflows import evaluation, inference, loaded, loaded_property, memory, property_inference, token_runs
 from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import LoadedTask
 
@@ -159,5 +159,5 @@ def kind_of_task(model: LoadedTask) -> Kind:
 
 
 def infer(config: RunConfig, *, told: str = "given", progress: Callable[[int, int], object] | None = None) -> Plan:
-    """The plan of a run of whatever kind; see the ``infer`` of the kind."""
-    return KINDS[kind_of(config)].infer(config, told=told, progress=progress)
+    """The plan of a run of whatever kind; see the ``infer`` of the kind, and ``memory`` for what it may take."""
+    return memory.of_training(KINDS[kind_of(config)].infer(config, told=told, progress=progress))

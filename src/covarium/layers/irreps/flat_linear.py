@@ -18,6 +18,22 @@ from covarium.ops.gather import gather
 Features = list[Float[Tensor, "N _ _"]]
 
 
+def joined(x: Sequence[Float[Tensor, "N _ _"]]) -> Float[Tensor, "N D"]:
+    """Features in one tensor."""
+    return torch.cat([part.flatten(1) for part in x], dim=1)
+
+
+def separate(x: Float[Tensor, "N D"], irreps: Irreps) -> Features:
+    """The inverse of ``joined`` for features of the first of ``irreps``, as many as there are columns for."""
+    features, start = [], 0
+    for mul, irrep in irreps:
+        end = start + (2 * irrep.l + 1) * mul
+        if end <= x.shape[1]:
+            features.append(x[:, start:end].unflatten(1, (-1, mul)))
+        start = end
+    return features
+
+
 class FlatWeight(nn.Parameter):
     """Matrices in a vector; an optimiser decays it like matrices, not like a bias."""
 

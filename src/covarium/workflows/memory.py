@@ -1,0 +1,279 @@
+"""A model within a given memory: how many edges it may work on at a time, found by trying it on little.
+
+Memory is linear in atoms, edges and the edges of a tile; the slopes are measured by passes over a few atoms with as
+many neighbours as the real ones have, in which every tensor that is made is counted. Nothing of the size of the real
+structures is computed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from covarium.analysis.errors import frame_graph
+from covarium.config import DataSection
+from covarium.data import read_structures
+from covarium.errors import CovariumError
+from covarium.systems import AtomGraph, AtomModel
+from covarium.tasks import Potential, Property
+from covarium.training import announced
+from covarium.training.estimate import costliest_batch, most_memory
+from covarium.workflows.inference import Finding, Plan
+from covarium.workflows.loaded import as_frame
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+SMALLEST, LARGEST = 64, 8192  # edges of a tile; larger ones are no faster
+# what allocators and libraries take beside tensors: measured on the CPU, 1.3 to 1.5 times and 50 MB
+SLACK, FIXED = 1.5, 10**8
+EVALUATED = 2048  # edges of a tile, at most, in the evaluation at the end of a run
+PREDICTED = 20_000  # cost of a batch of small structures in evaluation and prediction
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen, None for all edges at once; what it is expected to take, and the budget, in bytes."""
+
+    tile: int | None
+    needed: int
+    budget: int
+
+    def line(self) -> tuple[str, str]:
+        """In words: what is done, and what it takes."""
+        how = "all edges at once, everything kept for the gradient"
+        if self.tile is not None:
+            how = f"tiles of {self.tile:,} edges; only features of atoms kept, the rest made again"
+        return how, f"about {self.needed / 1e9:.2g} of {self.budget / 1e9:.4g} GB"
+
+
+def in_bytes(text: str) -> int:
+    """``8GB``, ``7.5 GiB`` or ``500MB`` in bytes.
+
+    Raises:
+        CovariumError: not a positive size with a unit.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]i?B)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise CovariumError(f"'{text}' is not a size of memory; write a number and one of {', '.join(UNITS)}, e.g. 8GB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def fit(
+    model: AtomModel,
+    graph: AtomGraph,
+    memory: str,
+    *,
+    forces: bool,
+    training: bool,
+    least_cost: int = 0,
+    remedy: str = "",
+) -> Fit:
+    """The largest tile with which a pass over ``graph`` stays within the memory; ``model`` is left as it is.
+
+    Args:
+        model: on its device, in its dtype.
+        graph: the largest that is to be computed.
+        memory: of the whole process (on CUDA: of the device), e.g. ``8GB``.
+        forces: as the gradient of the energy.
+        training: also the gradient with respect to the weights, and the states of the optimiser.
+        least_cost: of ``AtomGraph.cost``; a smaller graph is joined with others up to it.
+        remedy: what else could be done against too little memory, for the message.
+
+    Raises:
+        CovariumError: not a size, or too little; the smallest that would do is named.
+    """
+    budget = in_bytes(memory)
+    edges = math.ceil(graph.edge_index.shape[1] * max(1.0, least_cost / max(graph.cost(), 1)))
+    degree = max(1, math.ceil(graph.edge_index.shape[1] / max(graph.num_atoms, 1)))
+    small, large = (_made_up(model, graph, atoms, degree) for atoms in (8, 16))
+    few, many = (g.edge_index.shape[1] for g in (small, large))
+    tile = 2 * degree
+
+    def peak(g: AtomGraph, size: int | None) -> int:
+        return _peak(model, g, size, forces, training)
+
+    at_once = _line(few, peak(small, None), many, peak(large, None), edges)
+    tiled = _line(few, peak(small, tile), many, per_large := peak(large, tile), edges)
+    per_edge = max(peak(large, 2 * tile) - per_large, 0) / tile
+    held = _held(model, training)
+
+    def needed(size: int | None) -> int:
+        inside = at_once if size is None else min(tiled + per_edge * (size - tile), at_once)
+        return int(held + FIXED + SLACK * max(inside, 0))
+
+    if needed(None) <= budget:
+        return Fit(None, needed(None), budget)
+    sizes = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(LARGEST)) + 1)]
+    fitting = [size for size in sizes if size < edges and needed(size) <= budget]
+    if not fitting:
+        least = math.ceil(min(needed(SMALLEST), needed(None)) / 1e7) / 100
+        raise CovariumError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
+    return Fit(fitting[-1], needed(fitting[-1]), budget)
+
+
+def of_training(plan: Plan) -> Plan:
+    """The plan with the tile that its configuration names, or else with the one that fits the memory it names.
+
+    Raises:
+        CovariumError: see ``fit``; a model of something else than atoms.
+    """
+    config, model = plan.config, plan.task.model
+    if config.memory is None and config.tile is None:
+        return plan
+    _refuse_other(model)
+    if config.tile is not None:
+        model.tile = None if config.tile == "all" else config.tile
+        return replace(plan, findings=[*plan.findings, Finding("tile", f"{config.tile} edges at a time", "given")])
+    assert config.memory is not None
+    batch = plan.train.batch(costliest_batch(plan.train, plan.settings, announced())).system
+    forces = isinstance(plan.task, Potential) and plan.task.forces == "gradient"
+    remedy = ", or lower training.batch_size"
+    found = fit(model, batch, config.memory, forces=forces, training=True, remedy=remedy)
+    model.tile = found.tile
+    config = config.model_copy(update={"tile": found.tile or "all"})
+    return replace(plan, config=config, findings=[*plan.findings, Finding("memory", *found.line())])
+
+
+def of_evaluation(plan: Plan, task: Any) -> None:  # noqa: ANN401 - the kind's own class
+    """Tiles of the trained task where the plan names a memory: batches of evaluation may hold more than a step does."""
+    if isinstance(task.model, AtomModel) and plan.config.tile is not None:
+        task.model.tile = min(plan.task.model.tile or EVALUATED, EVALUATED)
+
+
+def of_structures(task: Potential | Property, structures: Sequence[Atoms], memory: str) -> str:
+    """Set the model's tile so that these can be computed, and say what was chosen.
+
+    Raises:
+        CovariumError: see ``fit``; a model of something else than atoms.
+    """
+    _refuse_other(task.model)
+    largest = max(structures, key=len)
+    graph = frame_graph(task, as_frame(largest), next(task.model.parameters()).dtype)
+    forces = isinstance(task, Potential) and task.forces == "gradient"
+    found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=PREDICTED)
+    task.model.tile = found.tile
+    return f"memory: {', '.join(found.line())}"
+
+
+def of_files(task: Potential | Property, files: Sequence[Path], data: DataSection, memory: str) -> str:
+    """The same for the largest structure of files, read as ``data`` says."""
+    _refuse_other(task.model)
+    read = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
+    return of_structures(task, [one.atoms for one in read], memory)
+
+
+def _refuse_other(model: object) -> None:
+    if not isinstance(model, AtomModel):
+        raise CovariumError("memory and tile are settings of models of atoms; leave them out")
+
+
+def _line(x0: int, y0: int, x1: int, y1: int, x: int) -> float:
+    """At x, of the straight line through two points."""
+    return y0 + (y1 - y0) / (x1 - x0) * (x - x0)
+
+
+def _held(model: AtomModel, training: bool) -> int:
+    """Bytes held already, and those of two moments and an average of each parameter."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    device = next(model.parameters()).device
+    now = torch.cuda.memory_allocated(device) if device.type == "cuda" else most_memory()
+    return now + (3 * weights if training else 0)
+
+
+def _made_up(model: AtomModel, graph: AtomGraph, atoms: int, degree: int) -> AtomGraph:
+    """A cluster of the first elements of ``graph`` in which every atom has ``degree`` neighbours, wherever they are."""
+    one = next(model.parameters())
+    i = torch.arange(atoms).repeat_interleave(degree)
+    j = (i + 1 + (torch.arange(degree) % (atoms - 1)).repeat(atoms)) % atoms
+    index = torch.arange(atoms) % graph.num_atoms
+    half = model.spec.cutoff / 4
+    places = torch.rand(atoms, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * half
+    made = AtomGraph(
+        positions=places,
+        numbers=graph.numbers.cpu()[index],
+        cell=torch.zeros(1, 3, 3),
+        pbc=torch.zeros(1, 3, dtype=torch.bool),
+        batch=torch.zeros(atoms, dtype=torch.int64),
+        edge_index=torch.stack([j, i]),
+        shifts=torch.zeros(len(i), 3, dtype=torch.int64),
+        charge=torch.zeros(1),
+        spin=torch.zeros(1),
+        tags=graph.tags.cpu()[index],
+    )
+    return made.to(one.device, one.dtype)
+
+
+def _peak(model: AtomModel, graph: AtomGraph, tile: int | None, forces: bool, training: bool) -> int:
+    """Bytes of tensors at most in one pass."""
+    with _as_it_will_be(model, tile, training), _Counted() as counted:
+        positions = graph.positions.detach().requires_grad_(forces)
+        rng = torch.Generator(device=positions.device).manual_seed(0)
+        with torch.set_grad_enabled(forces or training):
+            output = model(replace(graph, positions=positions), rng)
+        values = [value.sum() for value in output if value is not None]
+        total = torch.stack(values).sum()
+        if forces:
+            (gradient,) = torch.autograd.grad(total, positions, create_graph=training)
+            total = total + gradient.square().sum()
+        if training:
+            torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+    return counted.peak
+
+
+@contextmanager
+def _as_it_will_be(model: AtomModel, tile: int | None, training: bool) -> Iterator[None]:
+    was, mode = model.tile, model.training
+    trained = {p: p.requires_grad for p in model.parameters()}
+    model.tile = tile
+    model.train(training)
+    model.requires_grad_(training)
+    try:
+        yield
+    finally:
+        model.tile = was
+        model.train(mode)
+        for p, required in trained.items():
+            p.requires_grad_(required)
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside and not yet gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Sequence[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.live:
+                    self.live.add(key)
+                    weakref.finalize(storage, self._gone, key, size)
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.live.discard(key)
+        self.now -= size

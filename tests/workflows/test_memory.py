@@ -1,0 +1,165 @@
+"""Memory: what a pass takes is foreseen from little, and commands stay within what they are given."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covarium.cli import main
+from covarium.config import read_yaml
+from covarium.errors import CovariumError
+from covarium.models import MODELS
+from covarium.simulation import saved_settings
+from covarium.systems import AtomGraph, AtomModel, atom_graph
+from covarium.workflows import memory
+from covarium.workflows.memory import fit, in_bytes
+
+PLENTY = "100TB"
+SIZES = {
+    "equiformer": {"num_layers": 2, "irreps_node": "16x0e+8x1e+4x2e", "irreps_feature": "16x0e"},
+    "equiformer_v2": {"num_layers": 2, "sphere_channels": 16},
+    "equiformer_v3": {"num_layers": 2, "num_channels": 16},
+    "torchmd_et": {"num_layers": 2},
+}
+
+
+def cluster(model: AtomModel, atoms: int = 60) -> AtomGraph:
+    rng = np.random.default_rng(0)
+    return atom_graph(rng.choice([1, 8], atoms), rng.normal(0, 2.2, (atoms, 3)), model.spec).to(dtype=torch.float32)
+
+
+def build(name: str) -> AtomModel:
+    torch.manual_seed(0)
+    kind, config = MODELS[name]
+    return kind(replace(config(), **SIZES[name]))
+
+
+@given(st.floats(0.01, 1e4), st.sampled_from(sorted(memory.UNITS)), st.sampled_from(["", " "]))
+def test_sizes_are_read(number: float, unit: str, space: str) -> None:
+    prefix = 1024 if "i" in unit else 1000
+    expected = float(f"{number:f}") * prefix ** ("KMGT".index(unit[0]) + 1)
+    assert in_bytes(f"{number:f}{space}{unit}") == int(expected)
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "8 gb", "-1GB", "0MB", "8GBs", "1e3MB", ""])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(CovariumError, match="is not a size of memory; write a number and one of KB, MB, GB"):
+        in_bytes(text)
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_pass_takes_is_foreseen(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, value in (("SLACK", 1.0), ("FIXED", 0), ("SMALLEST", 256), ("LARGEST", 256)):
+        monkeypatch.setattr(memory, number, value)
+    monkeypatch.setattr(memory, "_held", lambda *_: 0)
+    model = build(name)
+    graph = cluster(model)
+    how = {"forces": True, "training": training}
+    at_once = fit(model, graph, PLENTY, **how)
+    tiled = fit(model, graph, f"{at_once.needed * 0.7 / 1000:.0f}KB", **how)
+    assert (at_once.tile, tiled.tile) == (None, 256)
+    for found in (at_once, tiled):
+        real = memory._peak(model, graph, found.tile, True, training)
+        assert 0.85 * real < found.needed < 1.3 * real, (found, real)
+    assert model.tile is None and model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_too_little_is_refused_with_the_least_that_works() -> None:
+    model = build("equiformer_v2")
+    graph = cluster(model)
+    fit(model, graph, PLENTY, forces=True, training=True)  # what the process holds counts, and grows once
+    message = r"1MB of memory is too little; \S+GB is the least that works, or else"
+    with pytest.raises(CovariumError, match=message) as no:
+        fit(model, graph, "1MB", forces=True, training=True, remedy=", or else")
+    least = re.search(r"; (\S+GB)", str(no.value))[1]
+    found = fit(model, graph, least, forces=True, training=True)
+    assert found.tile in (memory.SMALLEST, 2 * memory.SMALLEST) and found.needed <= in_bytes(least)
+    more = fit(model, graph, f"{in_bytes(least) / 1e6 + 10:.0f}MB", forces=True, training=True)
+    assert more.tile is None or more.tile > found.tile
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Disturbed clusters of copper, forty atoms each, by effective-medium theory."""
+    rng = np.random.default_rng(0)
+    frames = []
+    grid = 2.6 * np.array([[x, y, z] for x in range(4) for y in range(5) for z in range(2)])
+    for _ in range(20):
+        atoms = Atoms("Cu40", grid + rng.normal(0, 0.1, (40, 3)), calculator=EMT())
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    path = tmp_path_factory.mktemp("memory") / "copper.extxyz"
+    ase.io.write(path, frames)
+    return path
+
+
+TINY = (
+    "--set model.num_layers=2 --set model.sphere_channels=16 --set model.lmax=1 --set model.mmax=1 "
+    "--set training.batch_size=16 --set training.steps=2 --set model.cutoff=6.0 --threads 1"
+).split()
+
+
+def call(*arguments: str | Path) -> int:
+    """The exit code of a command run in this process."""
+    before = sys.argv
+    sys.argv = ["covarium", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def least(capsys: pytest.CaptureFixture[str]) -> str:
+    return re.search(r"too little; (\S+GB) is the least that works", " ".join(capsys.readouterr().err.split()))[1]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    folder = data.parent / "run"
+    assert call("train", data, *TINY, "--out", folder, "--memory", PLENTY) == 0
+    return folder
+
+
+def test_training_within_a_memory_is_stored_and_repeated(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_yaml(run / "config.resolved.yaml")["tile"] == "all"
+    assert call("train", data, *TINY, "--out", tmp_path / "little", "--memory", "1MB") == 2
+    size = least(capsys)
+    assert call("train", data, *TINY, "--out", tmp_path / "little", "--memory", size) == 0
+    assert re.search(r"memory\s+tiles of \d+ edges", capsys.readouterr().out)
+    resolved = read_yaml(tmp_path / "little" / "config.resolved.yaml")
+    assert resolved["memory"] == size and isinstance(resolved["tile"], int)
+    assert call("train", "--resume", tmp_path / "little", "--set", "training.steps=3") == 0
+    assert re.search(rf"tile\s+{resolved['tile']} edges at a time", capsys.readouterr().out)
+
+
+def test_commands_that_use_a_model_stay_within_a_memory(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ("evaluate", run, data),
+        ("predict", run, data, "--out", tmp_path / "p.extxyz"),
+        ("relax", run, data, "--steps", "1", "--out", tmp_path / "relax"),
+        ("md", run, data, "--steps", "2", "--out", tmp_path / "md"),
+    ):
+        assert call(*arguments, "--memory", PLENTY) in (0, 1)
+        assert "memory: all edges at once" in " ".join(capsys.readouterr().out.split())
+        assert call(*arguments, "--memory", "1MB") == 2
+        least(capsys)
+    assert saved_settings(tmp_path / "md").tile is None
