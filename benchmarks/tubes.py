@@ -1,6 +1,6 @@
 """Wall-shear stress on tubes: errors on held-out tubes as they come, and on the same tubes turned at random.
 
-    python benchmarks/tubes.py [--work FOLDER] [--steps 3000] [--samples 400] [--models iP E centred]
+    python benchmarks/tubes.py [--work FOLDER] [--steps 1500] [--samples 400] [--models iP E centred]
 
 Tubes as `covarium make tubes` draws them: they begin along x, so that a model without symmetry can learn the direction
 by heart. Trained through `covarium train`'s own path; the error is ‖answer − target‖ / ‖target‖ of each tube, averaged.
@@ -50,7 +50,7 @@ def judged(task: TokenRegression, test: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-tubes"), help="data, runs and results; kept")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--rings", type=int, default=8)
     parser.add_argument("--around", type=int, default=8)

@@ -37,7 +37,12 @@ COMMANDS = (
     "make",
     "slmc",
 )
-PAGES = ("docs/tutorial.md", *(f"docs/commands/{name}.md" for name in COMMANDS), "docs/data-sets.md", "docs/gatr.md")
+OTHERS = ("attention", "data-sets", "gatr")
+PAGES = (
+    "docs/tutorial.md",
+    *(f"docs/commands/{name}.md" for name in COMMANDS),
+    *(f"docs/{name}.md" for name in OTHERS),
+)
 FENCED = re.compile(
     r"(?:<!-- (?P<mark>not run: .+?|exit \d+) -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)```\n"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",

@@ -106,6 +106,22 @@ def test_surfaces_and_other_models(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "targets: vectors" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("model", ["gatr", "transformer"])
+@pytest.mark.parametrize("asked", [("scalars",), ("vectors",), ("positions", "scalars")])
+def test_any_targets_alone_or_together(tmp_path: Path, model: str, asked: tuple[str, ...]) -> None:
+    g = np.random.default_rng(0)
+    shapes = {"positions": (10, 4, 3), "vectors": (10, 4, 2, 3), "scalars": (10, 4, 1)}
+    arrays = {"positions": g.normal(size=(10, 4, 3))} | {
+        f"target_{name}": g.normal(size=shapes[name]) for name in asked
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert call("train", tmp_path / "x.npz", *TINY, "--model", model, "--out", tmp_path / "run") == 0
+    assert call("evaluate", tmp_path / "run", tmp_path / "x.npz", "--json", tmp_path / "e.json") == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert set(asked) == {name for name in found if name in shapes}
+    assert all(0 < found[name]["relative"] < 5 for name in asked)
+
+
 def test_the_batch_is_smaller_for_large_samples(tmp_path: Path) -> None:
     from covarium.workflows.configuring import configure
     from covarium.workflows.kinds import infer

@@ -25,14 +25,26 @@ from covarium.errors import CovariumError
 from covarium.files import replace_text
 
 MAX_ATOMS = 2000  # of one structure in the viewer
+MAX_EDGES = 4000
 # The browser itself refuses everything that is not in the file.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?|—|")
 
 
 @dataclass(frozen=True)
+class WeightedEdges:
+    """Edges for the viewer: index [2, E], source j and target i; offsets [E, 3] Å from atom j to the image that i sees;
+    weights: name of a choice → [E], 0 or more."""
+
+    index: np.ndarray
+    offsets: np.ndarray
+    weights: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Structure:
-    """Something for the viewer: numbers [n], positions [n, 3] Å, errors [n, 3] of the forces in eV/Å, if known."""
+    """Something for the viewer: numbers [n], positions [n, 3] Å, errors [n, 3] of the forces in eV/Å, if known;
+    received [n], attention from other atoms in even shares, and edges, drawn by their weights."""
 
     label: str
     numbers: np.ndarray
@@ -40,6 +52,8 @@ class Structure:
     cell: np.ndarray | None = None
     fixed: np.ndarray | None = None
     errors: np.ndarray | None = None
+    received: np.ndarray | None = None
+    edges: WeightedEdges | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,8 @@ def _viewer(structures: Sequence[Structure]) -> str:
         f'<select aria-label="structure">{options}</select>'
         '<label><input type="checkbox" name="error"> colour by force error</label>'
         '<label><input type="checkbox" name="arrows" checked> force error as arrows</label>'
+        '<label><input type="checkbox" name="received" checked> colour by attention received</label>'
+        '<label>edges <select name="layer"></select></label>'
         '<span><button type="button" name="closer" aria-label="zoom in">+</button> '
         '<button type="button" name="farther" aria-label="zoom out">−</button></span></div>'
         '<canvas tabindex="0" role="img" aria-label="structure; drag or use the arrow keys to turn it"></canvas>'
@@ -162,7 +178,7 @@ def _viewer(structures: Sequence[Structure]) -> str:
 
 def _drawn(structure: Structure) -> dict[str, object]:
     """What the viewer reads. Bonds join atoms closer than 1.25 times the sum of their covalent radii."""
-    n = len(structure.numbers)
+    n, edges = len(structure.numbers), structure.edges
     if n > MAX_ATOMS:
         raise CovariumError(f"structure '{structure.label}' has {n} atoms; the viewer shows up to {MAX_ATOMS}")
     numbers, positions = structure.numbers, np.asarray(structure.positions)
@@ -178,8 +194,26 @@ def _drawn(structure: Structure) -> dict[str, object]:
         "bonds": np.argwhere(near).tolist(),
         "fixed": fixed.tolist(),
         "cell": None if structure.cell is None else np.round(structure.cell, 4).tolist(),
-        "errors": None if structure.errors is None else [[float(f"{x:.4g}") for x in row] for row in structure.errors],
+        "errors": None if structure.errors is None else [_short(row) for row in structure.errors],
+        "received": None if structure.received is None else _short(structure.received),
+        "edges": None if edges is None else _drawn_edges(edges),
     }
+
+
+def _drawn_edges(edges: WeightedEdges) -> dict[str, object]:
+    """The strongest ones, where there are more than a browser draws smoothly."""
+    strength = np.max(list(edges.weights.values()), axis=0)
+    chosen = np.sort(np.argsort(-strength, kind="stable")[:MAX_EDGES])
+    offsets = edges.offsets[chosen]
+    return {
+        "index": edges.index.T[chosen].tolist(),
+        "offsets": np.round(offsets, 4).tolist() if offsets.any() else None,
+        "weights": {name: _short(values[chosen]) for name, values in edges.weights.items()},
+    }
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{x:.4g}") for x in values]
 
 
 def error_sections(evaluation: Evaluation, *, of: str = "", worst: int = 5) -> list[Section]:

@@ -4,7 +4,8 @@ for (const root of document.querySelectorAll(".viewer")) {
   const frames = JSON.parse(root.querySelector("script").textContent);
   const canvas = root.querySelector("canvas"), pen = canvas.getContext("2d"), readout = root.querySelector("output");
   const choice = root.querySelector("select"), byError = root.querySelector("[name=error]"), arrows = root.querySelector("[name=arrows]");
-  let frame, turn, zoom = 1, places = [], width = 0, height = 0;
+  const byAttention = root.querySelector("[name=received]"), layer = root.querySelector("[name=layer]");
+  let frame, pointed = null, turn, zoom = 1, places = [], width = 0, height = 0;
 
   const product = (a, b) => a.map((row) => b[0].map((_, k) => row.reduce((sum, x, i) => sum + x * b[i][k], 0)));
   const about = (axis, t) => {
@@ -25,6 +26,13 @@ for (const root of document.querySelectorAll(".viewer")) {
     turn = product(about("x", 0.4), about("y", -0.5));
     zoom = 1;
     for (const box of [byError, arrows]) box.parentElement.hidden = !frame.errors;
+    byAttention.parentElement.hidden = !frame.received;
+    layer.parentElement.hidden = !frame.edges;
+    const names = [...Object.keys(frame.edges ? frame.edges.weights : {}), "none"], kept = layer.value;
+    layer.replaceChildren(...names.map((text) => new Option(text)));
+    if (names.includes(kept)) layer.value = kept;
+    [frame.least, frame.most] = [Math.min(...(frame.received || [])), Math.max(...(frame.received || []))];
+    pointed = null;
     draw();
   }
 
@@ -41,8 +49,10 @@ for (const root of document.querySelectorAll(".viewer")) {
 
   const mix = (a, b, t) => `rgb(${a.map((x, k) => Math.round(x + (b[k] - x) * t)).join()})`;
   function colour(i) {
-    if (!byError.checked || !frame.errors) return frame.colours[i];
-    const t = Math.hypot(...frame.errors[i]) / frame.worst;
+    let t;
+    if (byError.checked && frame.errors) t = Math.hypot(...frame.errors[i]) / frame.worst;
+    else if (byAttention.checked && frame.received) t = (frame.received[i] - frame.least) / Math.max(frame.most - frame.least, 1e-30);
+    else return frame.colours[i];
     return [60, 110, 190].map((x, k) => x + ([250, 210, 40][k] - x) * t);
   }
 
@@ -66,6 +76,22 @@ for (const root of document.querySelectorAll(".viewer")) {
     pen.arc(p.x, p.y, r, 0, 2 * Math.PI);
     pen.fill();
     if (frame.fixed[i]) { pen.strokeStyle = ink(); pen.lineWidth = 1.5; pen.stroke(); }
+  }
+
+  // the half next to i, as thick as i attends to j; all of it for the atom that is pointed at, and then no other's
+  function attention(weights, parts) {
+    const most = Math.max(...weights, 1e-30);
+    frame.edges.index.forEach(([j, i], e) => {
+      const t = weights[e] / most, offset = frame.edges.offsets ? frame.edges.offsets[e] : [0, 0, 0];
+      if (t < 0.02 || (pointed !== null && pointed !== i)) return;
+      const end = frame.positions[i].map((x, k) => x + (frame.positions[j][k] + offset[k] - x) * (pointed === null ? 0.5 : 1));
+      const a = places[i], b = project(end);
+      parts.push({ z: (a.z + b.z) / 2 - 0.15, paint: () => {
+        pen.globalAlpha = 0.12 + 0.88 * t;
+        line(a, b, "#d55e00", Math.max(0.6, 0.22 * t * a.scale));
+        pen.globalAlpha = 1;
+      } });
+    });
   }
 
   function arrow(i) {
@@ -92,20 +118,24 @@ for (const root of document.querySelectorAll(".viewer")) {
     }
     places = frame.positions.map(project);
     const parts = places.map((p, i) => ({ z: p.z, paint: () => ball(i) }));
+    const weights = frame.edges && frame.edges.weights[layer.value]; // bonds are thin beside them
     for (const [i, j] of frame.bonds) {
-      const a = places[i], b = places[j], thickness = 0.16 * a.scale;
+      const a = places[i], b = places[j], thickness = (weights ? 0.05 : 0.16) * a.scale;
       parts.push({ z: (a.z + b.z) / 2 - 0.2, paint: () => { line(a, b, "#57606a", thickness); line(a, b, "#a5adb6", thickness * 0.6); } });
     }
+    if (weights) attention(weights, parts);
     parts.sort((a, b) => a.z - b.z).forEach((part) => part.paint());
     if (frame.errors && arrows.checked) frame.positions.forEach((_, i) => arrow(i));
   }
 
   function name(x, y) {
     const near = places.map((p, i) => [Math.hypot(p.x - x, p.y - y) - frame.radii[i] * 0.45 * p.scale, -p.z, i]).filter((n) => n[0] < 2);
-    if (!near.length) { readout.textContent = ""; return; }
-    const i = near.sort((a, b) => a[1] - b[1])[0][2];
+    const i = near.length ? near.sort((a, b) => a[1] - b[1])[0][2] : null;
+    if (frame.edges && i !== pointed) { pointed = i; draw(); }
+    if (i === null) { readout.textContent = ""; return; }
     const error = frame.errors ? `, force error ${Math.hypot(...frame.errors[i]).toPrecision(3)} eV/Å` : "";
-    readout.textContent = `atom ${i}: ${frame.symbols[i]}${error}${frame.fixed[i] ? ", frozen" : ""}`;
+    const attended = frame.received ? `, attention received ${frame.received[i].toPrecision(3)} even shares` : "";
+    readout.textContent = `atom ${i}: ${frame.symbols[i]}${error}${attended}${frame.fixed[i] ? ", frozen" : ""}`;
   }
 
   const fingers = new Map();
@@ -129,7 +159,7 @@ for (const root of document.querySelectorAll(".viewer")) {
   canvas.addEventListener("keydown", (e) => { if (keys[e.key]) { e.preventDefault(); rotate(...keys[e.key]); } });
   root.querySelector("[name=closer]").addEventListener("click", () => zoomBy(1.25));
   root.querySelector("[name=farther]").addEventListener("click", () => zoomBy(0.8));
-  for (const box of [byError, arrows]) box.addEventListener("change", draw);
+  for (const box of [byError, arrows, byAttention, layer]) box.addEventListener("change", draw);
   choice.addEventListener("change", () => show(Number(choice.value)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   new ResizeObserver(() => {

@@ -11,6 +11,7 @@ import typer
 
 from covarium import __version__
 from covarium.cli import checking, converting, data, making, slmc, training, using
+from covarium.cli.attention import attention
 from covarium.cli.bench import bench
 from covarium.cli.doctor import doctor
 from covarium.errors import CovariumError
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     training.train, using.evaluate, using.predict, using.md, using.relax, using.info, converting.convert, training.demo,
-    doctor, bench, slmc.slmc,
+    doctor, bench, attention, slmc.slmc,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

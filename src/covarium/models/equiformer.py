@@ -23,6 +23,7 @@ from covarium.algebra.irreps import SCALAR, Irrep, Irreps
 from covarium.algebra.rotations import edge_frames
 from covarium.algebra.wigner import wigner_d
 from covarium.errors import CovariumError
+from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.distance_bases import BASES, RadialProfile
 from covarium.layers.dropout import drop
 from covarium.layers.irreps.edge_product import Node, depthwise_product
@@ -40,7 +41,7 @@ from covarium.layers.irreps.flat_linear import (
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
 from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
 from covarium.layers.streaming import streamed
-from covarium.ops.attention import edge_softmax, smooth_leaky_relu
+from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
@@ -229,14 +230,6 @@ class EdgeDegreeEmbedding(nn.Module):
         return joined([part / math.sqrt(self.config.avg_degree) for part in outputs])
 
 
-class AttentionSoftmax(nn.Module):
-    """Softmax over the edges of each target; a module so that attention weights can be observed."""
-
-    def forward(self, logits: Tensor, i: Tensor, num_atoms: int, envelope: Tensor | None) -> Tensor:
-        """[E, H]."""
-        return edge_softmax(logits, i, num_atoms, envelope)
-
-
 class GraphAttention(nn.Module):
     """Equivariant graph attention (Sec. 4.2, Fig. 1b): MLP attention with non-linear or linear messages.
 
@@ -264,7 +257,7 @@ class GraphAttention(nn.Module):
         else:
             both = self.irreps_values.with_scalars(logits)
             self.sep = _separable(c, inputs, self.irreps_pre, both, both)
-        self.softmax = AttentionSoftmax()
+        self.softmax = SoftmaxWeights()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
     def _nonlinear(self, x: Features, edges: FlatEdges) -> tuple[Tensor, dict[Node, Tensor]]:
@@ -324,7 +317,7 @@ class DotProductAttention(nn.Module):
         self.merge_dst = FlatLinear(irreps_in, self.irreps_pre, bias=False)
         both = head.repeated(2 * c.num_heads)
         self.key_value = _separable(c, inputs, self.irreps_pre, both, both)
-        self.softmax = AttentionSoftmax()
+        self.softmax = SoftmaxWeights()
         self.proj = FlatLinear(self.irreps_values, irreps_out)
 
     def forward(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Features:

@@ -25,6 +25,7 @@ from covarium.algebra.rotations import edge_frames
 from covarium.algebra.sphere import GridKind, s2_grid
 from covarium.algebra.wigner import edge_wigner
 from covarium.errors import CovariumError
+from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
 from covarium.layers.irreps.framed_edges import FramedEdges
@@ -32,7 +33,7 @@ from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.streaming import streamed
-from covarium.ops.attention import edge_softmax, smooth_leaky_relu
+from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
@@ -155,14 +156,6 @@ class EdgeDegreeEmbedding(nn.Module):
         return scatter_sum(messages, edges.row, edges.rows) / c.avg_degree
 
 
-class AttentionSoftmax(nn.Module):
-    """Softmax over the edges of each target; a module so that attention weights can be observed."""
-
-    def forward(self, logits: Tensor, i: Tensor, num_atoms: int, envelope: Tensor | None) -> Tensor:
-        """[E, h]."""
-        return edge_softmax(logits, i, num_atoms, envelope)
-
-
 class GraphAttention(nn.Module):
     """Equivariant graph attention with eSCN convolutions (Sec. 4.1, Fig. 1b)."""
 
@@ -182,7 +175,7 @@ class GraphAttention(nn.Module):
         else:
             self.so2_conv_1.rad_func = _radial_function(c, sum(self._weight_widths()))
         self.alpha_norm = nn.LayerNorm(c.attn_alpha_channels) if c.attn_renorm else nn.Identity()
-        self.softmax = AttentionSoftmax()
+        self.softmax = SoftmaxWeights()
         values = c.num_heads * c.attn_value_channels
         self.so2_conv_2 = SO2Convolution(c.attn_hidden_channels, values, c.lmax, c.mmax)
         self.proj = SO3Linear(values, out_channels, c.lmax)

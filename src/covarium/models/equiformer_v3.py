@@ -26,6 +26,7 @@ from covarium.algebra.rotations import edge_frames
 from covarium.algebra.sphere import Grid, GridKind, s2_grid
 from covarium.algebra.wigner import edge_wigner
 from covarium.errors import CovariumError
+from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
 from covarium.layers.irreps.framed_edges import FramedEdges
@@ -195,8 +196,8 @@ class EdgeDegreeEmbedding(EdgeScalars):
         return scatter_sum(messages, edges.row, edges.rows) / self.config.avg_degree
 
 
-class AttentionSoftmax(nn.Module):
-    """Softmax over the edges of each target; a module so that attention weights can be observed."""
+class AttentionSoftmax(SoftmaxWeights):
+    """Softmax over the edges of each target, perhaps of capped logits."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from covarium.errors import CovariumError, nearest
+from covarium.layers.attention_weights import AttentionWeights
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
 from covarium.layers.streaming import TiledEdges, streamed
@@ -204,11 +205,11 @@ class NeighborEmbedding(nn.Module):
         return scatter_sum(weight * gather(atoms[0], edges.j), edges.row, edges.rows)
 
 
-class Attention(nn.Module):
-    """act(logit) C(r); a module so that attention weights can be observed, those of the loops apart."""
+class Attention(AttentionWeights):
+    """act(logit) C(r)."""
 
-    def __init__(self, activation: Activation) -> None:
-        super().__init__()
+    def __init__(self, activation: Activation, *, loops: bool = False) -> None:
+        super().__init__(loops=loops)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, logits: Tensor, cutoff: Tensor | float) -> Tensor:
@@ -229,7 +230,8 @@ class EquivariantMultiHeadAttention(nn.Module):
         f = c.embedding_dimension
         self.layernorm = nn.LayerNorm(f)
         self.act = ACTIVATIONS[c.activation]()
-        self.attention, self.loop_attention = Attention(c.attn_activation), Attention(c.attn_activation)
+        self.attention = Attention(c.attn_activation)
+        self.loop_attention = Attention(c.attn_activation, loops=True)
         self.q_proj, self.k_proj, self.v_proj = nn.Linear(f, f), nn.Linear(f, f), nn.Linear(f, 3 * f)
         self.o_proj = nn.Linear(f, 3 * f)
         self.vec_proj = nn.Linear(f, 3 * f, bias=False)

@@ -165,7 +165,9 @@ class TokenRegression(nn.Module):
         """Answers in units of the scales: changes of position, vectors, scalars; differentiable."""
         output = self.model(self.scaled(system), rng)
         moved = int("positions" in self.targets)
-        found = {"positions": output.vectors[:, 0], "vectors": output.vectors[:, moved:], "scalars": output.scalars}
+        # the first of the vectors, as a slice: there is none when only scalars are asked for
+        found = {"positions": output.vectors[:, :1].flatten(1), "vectors": output.vectors[:, moved:]}
+        found["scalars"] = output.scalars
         return {name: found[name] for name in self.targets}
 
     def predict(self, system: Tokens) -> TokenPrediction:
