@@ -222,6 +222,7 @@ def _element_references(content: Mapping[str, Any]) -> dict[int, float]:
 
 # -- models and tasks
 
+
 def _config(family: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of the family's model
     """Our Config of official arguments."""
     constructor = {key: value for key, value in arguments.items() if key != "class_"}
