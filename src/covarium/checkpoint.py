@@ -129,7 +129,7 @@ def _built(
     model_class, config_class = _entry(path, "model", header.get("model"), models)
     task_class = _entry(path, "task", header.get("task", {}).get("kind"), tasks)
     config = _config(path, config_class, header["config"])
-    _refuse_beyond(path, header["config"], sum(tensor.numel() for tensor in tensors.values()))
+    refuse_beyond(path, header["config"], tensors)
     # Tables that modules derive at construction get the precision of the weights, not of a later conversion.
     before = torch.get_default_dtype()
     dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), before)
@@ -144,15 +144,17 @@ def _built(
     return task
 
 
-def _refuse_beyond(path: Path, config: Mapping[str, Any], weights: int) -> None:
-    """Before a model is built: no size of it can be greater than the number of its weights.
+def refuse_beyond(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Before a model is built: no size of it can be greater than the number of its weights, and no layer is without.
 
     Raises:
         CovariumError: names the first such size.
     """
+    weights = sum(tensor.numel() for tensor in tensors.values())
     for name, value in config.items():
-        if isinstance(value, int) and value > weights:
-            raise CovariumError(f"{path}: {name} = {value} does not belong to a file of {weights} weights")
+        if isinstance(value, int) and value > (len(tensors) if name in ("num_layers", "num_blocks") else weights):
+            held = f"{weights} weights in {len(tensors)} tensors"
+            raise CovariumError(f"{path}: {name} = {value} does not belong to a file of {held}")
 
 
 def migrate(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from covarium.analysis import consistency, equivariance, smoothness
-from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, straight_row
+from covarium.analysis import conservation, consistency, equivariance, smoothness
+from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, flat, straight_row
 from covarium.analysis.suite import check_potential
 from covarium.errors import CovariumError
 from covarium.physics import Harmonic, LennardJones
@@ -59,7 +59,9 @@ def test_a_sound_potential_passes_all():
     checks = list(check_potential(Potential(LennardJones(0.01, 2.5), references=ELEMENTS), spacing=SPACING))
     assert [c for c in checks if not c.passed] == []
     assert len(checks) > 20
-    assert all(c.level is not None for c in checks)
+    assert [c.name for c in checks if c.level is None] == ["isolated atom beyond E0 (eV)"]
+    names = " ".join(c.name for c in checks)
+    assert "NVE drift" in names and "dt² law" in names and "two charts" in names
 
 
 def test_frames_of_the_user_are_looked_at_too():
@@ -96,6 +98,41 @@ def test_mirrors_belong_to_e3_only():
     reported = equivariance.inversion(modest, frame)
     assert reported.level is None and reported.passed and reported.value > 1e-3
     assert not equivariance.inversion(probe(Changed(handed)), frame).passed
+
+
+def test_frames_that_differ_between_the_charts_are_found():
+    """A bond counts a little more below y = 0: finite differences of the forces do not see it."""
+
+    def charted(output, graph):
+        below = (graph.vectors()[:, 1] < 0) != (graph.vectors()[:, 1] < -1e-2)
+        return AtomOutput(output.energy + 1e-6 * below.sum())
+
+    frame = flat((6, 8), SPACING)
+    assert equivariance.two_charts(probe(Changed(lambda output, graph: output)), frame).passed
+    assert not equivariance.two_charts(probe(Changed(charted)), frame).passed
+
+
+def test_energy_that_is_not_conserved_is_found():
+    frame = cluster((6, 8), SPACING)
+    assert all(c.passed for c in conservation.constant_energy(probe(LennardJones(0.01, 2.5)), frame))
+
+    def lost(output, graph):
+        """A part of the energy that the gradient does not reach."""
+        far = graph.vectors().norm(dim=1).detach().sum() / graph.num_atoms
+        return AtomOutput(output.energy + 1e-3 * far)
+
+    for check in conservation.constant_energy(probe(Changed(lost)), frame):
+        assert check.value > check.level
+    push = lambda output, graph: AtomOutput(output.energy, torch.ones_like(graph.positions))  # noqa: E731
+    direct = probe(Changed(push, outputs=frozenset({"energy", "forces"})), forces="direct")
+    told = conservation.constant_energy(direct, frame)
+    assert all(c.level is None for c in told) and told[0].value > 10
+
+
+def test_an_atom_alone_is_told_beside_its_reference():
+    shifted = lambda output, graph: AtomOutput(output.energy + 0.25)  # noqa: E731
+    force, energy = consistency.isolated_atoms(probe(Changed(shifted)))
+    assert force.passed and energy.value == pytest.approx(0.25) and energy.level is None
 
 
 def test_generic_check_needs_only_transform():
@@ -245,7 +282,7 @@ def test_batches_that_mix_are_found():
 def test_forces_on_nothing_and_random_answers_are_found():
     push = lambda output, graph: AtomOutput(output.energy, torch.ones_like(graph.positions))  # noqa: E731
     model = Changed(push, outputs=frozenset({"energy", "forces"}))
-    assert not consistency.isolated_atoms(probe(model, forces="direct")).passed
+    assert not consistency.isolated_atoms(probe(model, forces="direct"))[0].passed
     noisy = lambda output, graph: AtomOutput(output.energy * (1 + 1e-12 * torch.rand((), dtype=torch.float64)))  # noqa: E731
     assert not consistency.deterministic(probe(Changed(noisy)), [axes_star((6, 8), SPACING)]).passed
     extra = lambda output, graph: AtomOutput(output.energy + 1e-6 * graph.positions.square().sum(1))  # noqa: E731
@@ -265,7 +302,13 @@ def test_not_a_number_never_passes():
     assert Check("x", float("nan"), None).passed
 
 
-ENERGY_ONLY = {"E(3) energy", "E(3) atom_energy", "energy jump at cutoff (eV)", "graph without edges (eV)"}
+ENERGY_ONLY = {
+    "E(3) energy",
+    "E(3) atom_energy",
+    "energy jump at cutoff (eV)",
+    "graph without edges (eV)",
+    "isolated atom beyond E0 (eV)",
+}
 
 
 def torn(output, graph):

@@ -10,8 +10,8 @@ from ase.build import bulk
 from contract_case import ELEMENTS, REFERENCES, Case, build, potential, probe
 from contract_cases import CASES
 
-from covarium.analysis import consistency, equivariance, smoothness
-from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, straight_row, structure
+from covarium.analysis import conservation, consistency, equivariance, smoothness
+from covarium.analysis.check import Check, Probe, axes_star, cluster, crystal, flat, straight_row, structure
 from covarium.data import Frame
 from covarium.models import MODELS
 from covarium.systems import AtomGraph, atom_graph
@@ -48,6 +48,19 @@ def test_group_the_model_declares(case: Case, frame: Frame) -> None:
 
 
 @every
+def test_bonds_through_the_border_of_the_charts(case: Case) -> None:
+    judge(equivariance.two_charts(probe(case), flat(ELEMENTS, SPACING), level=case.rotation))
+
+
+@every
+def test_energy_is_conserved(case: Case) -> None:
+    found = conservation.constant_energy(probe(case), CLUSTER)
+    if case.smooth:  # direct forces are told and not judged
+        judge(*found)
+    assert case.forces == "gradient" or (found[0].value > 10 and found[1].value > 1 and found[0].level is None)
+
+
+@every
 def test_translation_permutation_and_lattice_wraps(case: Case) -> None:
     p = probe(case)
     judge(equivariance.translation(p, CLUSTER), equivariance.permutation(p, CLUSTER))
@@ -64,7 +77,7 @@ def test_a_batch_is_its_structures(case: Case) -> None:
 
 @every
 def test_isolated_atoms(case: Case) -> None:
-    judge(consistency.isolated_atoms(probe(case)))
+    judge(*consistency.isolated_atoms(probe(case)))
 
 
 @some(local=True)
@@ -233,6 +246,7 @@ def test_the_contracts_can_fail() -> None:
     assert not equivariance.lattice_wraps(broken, CRYSTAL).passed
     assert not consistency.batch_equals_single(broken, [CLUSTER, CRYSTAL]).passed
     assert not consistency.supercell(broken, CRYSTAL).passed
+    assert not equivariance.two_charts(broken, flat(ELEMENTS, SPACING)).passed
     assert not smoothness.cutoff_jump(broken)[0].passed
     rough = next(c for c in CASES if c.name == "no_envelope")
     assert smoothness.cutoff_jump(probe(rough))[0].value > 1e-3

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.units import GPa
 from sound import crystals, labelled, molecules, relabel, write
 
 from covarium.data.findings import KINDS, Finding, accepted
+from covarium.data.force_verdicts import forces_judged
 from covarium.data.survey import Survey
 from covarium.data.verdicts import _pairs, leaks, references, unknown_elements, verdicts
 from covarium.errors import CovariumError
@@ -371,6 +374,94 @@ def test_stress_of_the_wrong_sign_or_unit(tmp_path: Path, factor: float, told: s
     assert told in found.text
     if factor > 0:
         assert check(tmp_path / "a.extxyz", units={"stress": "GPa"}) == []
+
+
+def test_single_frames_of_the_other_stress_are_named(tmp_path: Path) -> None:
+    frames = crystals(40)
+    strong = [k for k in range(0, 40, 4) if abs(np.mean(frames[k].calc.results["stress"][:3])) > 0.03]
+    for k in strong:
+        relabel(frames[k], stress=-frames[k].calc.results["stress"])
+    found = only(check(write(tmp_path / "a.extxyz", frames)), "stress_sign")
+    assert [place.frame for place in found.places] == strong and "sign is turned" in found.text
+
+
+def hot(count: int, name: str = "CH3CH2OH") -> list[Atoms]:
+    """Hot molecules of one composition with a spring between every two atoms, whose lengths differ within a type."""
+    rest, rng = molecule(name), np.random.default_rng(0)
+    pairs = [(i, j) for i in range(len(rest)) for j in range(i)]
+    length, stiff = rest.get_all_distances(), {(i, j): 30.0 if rest.get_distance(i, j) < 1.7 else 1.0 for i, j in pairs}
+    frames = []
+    for _ in range(count):
+        atoms = rest.copy()
+        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+        energy, forces = 0.0, np.zeros((len(atoms), 3))
+        for i, j in pairs:
+            arm = atoms.positions[i] - atoms.positions[j]
+            r = np.linalg.norm(arm)
+            pull = stiff[i, j] * (r - length[i, j]) * arm / r
+            energy += stiff[i, j] * (r - length[i, j]) ** 2 / 2
+            forces[i] -= pull
+            forces[j] += pull
+        atoms.calc = SinglePointCalculator(atoms, energy=energy - 4000.0, forces=forces)
+        frames.append(atoms)
+    return frames
+
+
+HARTREE_PER_BOHR = HARTREE / BOHR
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [(-1.0, "of the wrong sign"), (1 / HARTREE_PER_BOHR, "they look like Hartree/Bohr"),
+     (1 / KCAL_PER_MOL, "they look like kcal/mol/Å")],
+)  # fmt: skip
+@pytest.mark.parametrize("count", [3, 15, 60])
+def test_forces_of_another_unit_or_sign_are_told(factor: float, told: str, count: int, tmp_path: Path) -> None:
+    """Of all frames against the energies, of some against the others; no two frames are near each other."""
+    frames = hot(60)
+    path = write(tmp_path / "sound.extxyz", frames)
+    assert [one.kind for one in check(path)] == ["references"]
+    changed = list(range(7, 7 + count)) if count < 60 else range(60)
+    for k in changed:
+        relabel(frames[k], forces=factor * frames[k].calc.results["forces"])
+    found = {one.kind: one for one in check(write(tmp_path / "a.extxyz", frames))}
+    if count == 60:
+        assert found["units"].level == "error" and told in found["units"].text
+        assert found["units"].places[0].source == str(tmp_path / "a.extxyz")
+        return
+    named = [place.frame for place in found["force_outlier"].places]
+    assert named == list(changed) and found["force_outlier"].level == "error" and told in found["force_outlier"].text
+
+
+def test_what_could_not_be_judged_is_said(tmp_path: Path) -> None:
+    frames = hot(60)
+    assert "and with energies" in forces_judged(survey(write(tmp_path / "a.extxyz", frames)))
+    rng = np.random.default_rng(1)
+    for atoms in frames:
+        relabel(atoms, forces=rng.normal(size=(len(atoms), 3)))
+    assert "could not be judged" in forces_judged(survey(write(tmp_path / "b.extxyz", frames)))
+
+
+def test_a_component_that_is_zero_everywhere(tmp_path: Path) -> None:
+    frames = molecules()
+    for atoms in frames[3:]:
+        relabel(atoms, forces=atoms.calc.results["forces"] * [1.0, 1.0, 0.0])
+    found = {one.kind: one for one in check(write(tmp_path / "a.extxyz", frames))}
+    assert len(found["zero_forces"].places) == 40 and "along z" in found["zero_forces"].places[0].note
+    flat = molecule("H2O", info={"name": "H2O"})
+    flat.positions[:, 0] = 0.0
+    flat.positions[1, 1] += 0.05
+    labelled(flat)
+    assert not flat.calc.results["forces"][:, 0].any(), "a plane of symmetry"
+    assert "zero_forces" not in {one.kind for one in check(write(tmp_path / "b.extxyz", [*molecules(), flat]))}
+
+
+def test_elements_in_another_order_than_positions(tmp_path: Path) -> None:
+    frames = molecules()
+    assert frames[6].info["name"] == "C2H6"
+    frames[6].numbers = frames[6].numbers[::-1].copy()
+    found = {one.kind: one for one in check(write(tmp_path / "a.extxyz", frames))}
+    assert [place.frame for place in found["valence"].places] == [6]
 
 
 def test_levels_of_theory(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from covarium.pretrained import equiformer, equiformer_v2
 from covarium.pretrained.conversion import convert
 from covarium.tasks import Potential, Property
 from covarium.units import KCAL_PER_MOL
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mutations import limited
 
 
 def written(content: object, folder: Path) -> Path:
@@ -160,8 +164,6 @@ def test_full_size(size: str, tmp_path: Path) -> None:
 
 
 def main_exit(*arguments: object) -> int:
-    import sys
-
     before = sys.argv
     sys.argv = ["covarium", *map(str, arguments)]
     try:
@@ -226,6 +228,47 @@ def test_no_checkpoint_at_all(content: bytes, tmp_path: Path) -> None:
         convert(tmp_path / "y.pt")
     with pytest.raises(CovariumError, match="holds no weights"):
         convert(written({"epoch": 3}, tmp_path))
+
+
+V2 = {"model": "equiformer_v2", "model_attributes": {}}
+TORCHMD = {"model": "equivariant-transformer", "num_heads": 8}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {1: torch.zeros(3)}},
+        {"state_dict": {"a": 1}, "config": V2},
+        {"hyper_parameters": 3},
+        {"hyper_parameters": {}},
+        {"hyper_parameters": {**TORCHMD, "embedding_dimension": "x"}},
+        {"hyper_parameters": {**TORCHMD, "embedding_dimension": 10**7, "num_layers": 10**6}},
+        {"state_dict": {"a": torch.zeros(10**6)}, "hyper_parameters": {**TORCHMD, "num_layers": 10**6}},
+        {"state_dict": {"a": torch.zeros(10**6)}, "hyper_parameters": {**TORCHMD, "embedding_dimension": 10**6}},
+        {"config": [1]},
+        {"config": {"model": ["x"]}},
+        {"config": {**V2, "model_attributes": [1, 2]}},
+        {"config": {**V2, "model_attributes": {"num_layers": "x"}}},
+        {"config": {**V2, "model_attributes": {"lmax_list": 3}}},
+        {"config": {**V2, "model_attributes": {"num_layers": 10**7, "sphere_channels": 10**9}}},
+        {"config": V2, "ema": [1]},
+        {"config": {**V2, "dataset": []}},
+        {"config": V2, "normalizers": {"target": {}}},
+    ],
+    ids=str,
+)
+def test_a_foreign_file_is_refused_at_once_with_its_name(content: dict, tmp_path: Path) -> None:
+    path = written({"state_dict": {"a": torch.zeros(3)}, **content}, tmp_path)
+    with limited(5), pytest.raises(CovariumError, match="official.pt"):
+        convert(path)
+
+
+def test_a_file_without_sound_normalisers_is_refused(tmp_path: Path) -> None:
+    description, state, _ = case("equiformer_v2", "b1_gate_mshare_energy")
+    archive = ocp(description, state, "equiformer_v2")
+    for damage in ({"normalizers": {"target": {}}}, {"ema": [1]}, {"ema": {"shadow_params": 3}}):
+        with pytest.raises(CovariumError, match="official.pt describes no model that can be built.* official code"):
+            convert(written({**archive, **damage}, tmp_path))
 
 
 def test_arguments_of_fairchem() -> None:

@@ -232,6 +232,15 @@ def _cycle(elements: Sequence[int], count: int) -> list[int]:
     return [int(elements[i % len(elements)]) for i in range(count)]
 
 
+def flat(elements: Sequence[int], spacing: float) -> Frame:
+    """A crooked ring whose bonds all have y = 0 exactly, and an atom on either side of it."""
+    angle = np.linspace(0, 2 * np.pi, 5, endpoint=False) + 0.1
+    radius = spacing * np.array([0.8, 0.9, 1.0, 0.85, 0.95])
+    ring = np.stack([radius * np.cos(angle), 0 * angle, radius * np.sin(angle)], axis=1)
+    beside = spacing * np.array([[0.1, 1.0, 0.2], [-0.2, -1.1, 0.1]])
+    return structure(_cycle(elements, 7), np.concatenate([ring, beside]))
+
+
 def axes_star(elements: Sequence[int], spacing: float) -> Frame:
     """An atom with six neighbours of different distances exactly on ±x, ±y and ±z."""
     lengths = spacing * (1 + 0.05 * np.arange(6))

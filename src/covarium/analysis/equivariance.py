@@ -137,6 +137,25 @@ def equivariance(
     ]
 
 
+def two_charts(probe: AnyProbe, frame: Frame, *, level: float = 1e-10) -> Check:
+    """Relative deviation when bonds at y = 0, where frames of edges change from one chart to the other, are tilted to
+    either side by 1e-3 and 1e-9 rad.
+
+    Args:
+        probe: of the task.
+        frame: with bonds at y = 0.
+        level: highest relative deviation.
+    """
+    tilts = [
+        torch.linalg.matrix_exp(angle * torch.linalg.cross(torch.eye(3).double(), axis.expand(3, 3)))
+        for axis in torch.eye(3).double()[[0, 2]]
+        for angle in (-1e-3, -1e-9, 1e-9, 1e-3)
+    ]
+    found = check_equivariance(probe.predict, probe.system([frame]), lambda _, __: tilts, floor=probe.floor)
+    value = largest(d.relative for d in found.values())
+    return Check("two charts: bonds through y = 0", value, level, f"tilted by up to 0.001 rad, {len(tilts)} times")
+
+
 def inversion(probe: AnyProbe, frame: Frame) -> Check:
     """Relative change of the forces and energy under r → −r: a number to know, not a fault, of an SE(3) model."""
     group = probe.group

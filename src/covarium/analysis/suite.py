@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from covarium.analysis import consistency, equivariance, smoothness
+from covarium.analysis import conservation, consistency, equivariance, smoothness
 from covarium.analysis.check import (
     Check,
     Probe,
@@ -12,6 +12,7 @@ from covarium.analysis.check import (
     axes_star,
     cluster,
     crystal,
+    flat,
     straight_row,
     typical_spacing,
 )  # fmt: skip
@@ -44,6 +45,7 @@ def check_potential(
     blob, periodic = cluster(elements, distance), crystal(elements, distance)
     for frame in (star, periodic, *frames):
         yield from equivariance.equivariance(probe, frame, level=equivariance_level)
+    yield equivariance.two_charts(probe, flat(elements, distance), level=equivariance_level)
     yield equivariance.inversion(probe, blob)
     yield equivariance.translation(probe, blob)
     yield equivariance.permutation(probe, blob)
@@ -58,11 +60,12 @@ def check_potential(
     if probe.spec.rule != "all":
         yield from smoothness.rule_jump(probe)
     yield smoothness.short_distances(probe)
+    yield from conservation.constant_energy(probe, blob)
     together = [star, row, periodic, *frames]
     yield consistency.batch_equals_single(probe, together)
     yield consistency.no_gradient_across(probe, together)
     yield consistency.far_apart(probe, star, blob)
-    yield consistency.isolated_atoms(probe)
+    yield from consistency.isolated_atoms(probe)
     yield consistency.no_edges(probe)
     yield consistency.deterministic(probe, together)
     yield consistency.single_precision(probe, blob)
@@ -93,6 +96,7 @@ def check_property(
     solids = [crystal(elements, distance)] if probe.periodic else []
     for frame in (star, blob, *solids, *frames):
         yield from equivariance.equivariance(probe, frame, level=equivariance_level)
+    yield equivariance.two_charts(probe, flat(elements, distance), level=equivariance_level)
     yield equivariance.inversion(probe, blob)
     yield equivariance.translation(probe, blob)
     yield equivariance.permutation(probe, blob)

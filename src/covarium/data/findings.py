@@ -63,6 +63,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "name the units, e.g. --set data.units.energy=Hartree --set data.units.length=Bohr",
         ),
         "unit_outlier": Kind("error", "single frames in another unit", "convert these frames"),
+        "force_outlier": Kind(
+            "error",
+            "single frames with forces in another unit or of the other sign",
+            "convert the forces of these frames, or turn their sign: forces are minus the gradient of the energy",
+        ),
         "stress_sign": Kind(
             "error",
             "sign or unit of the stress",
@@ -95,6 +100,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "atoms closer than any bond",
             MEANT,
             "{count} frames have atoms closer than half the sum of their covalent radii",
+        ),
+        "valence": Kind(
+            "warning",
+            "elements that hardly belong to these positions",
+            "look whether elements and positions are in one order; leave out what is not meant",
+            "{count} frames have hydrogen with three atoms or more within 1.35 Å, C, N or O among them, or two carbon "
+            "atoms or more that are bound to one hydrogen and nothing else",
         ),
         "duplicates": Kind(
             "warning",

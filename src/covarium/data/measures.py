@@ -16,6 +16,8 @@ from covarium.systems import GraphSpec
 from covarium.systems.neighbours import image_offsets, neighbour_pairs
 
 CLOSEST = 0.4  # Å
+CROWDED = (3, 1.35)  # neighbours of hydrogen within so many Å; in a molecule it has one, between two oxygens two
+BOUND = 1.35  # of the sum of covalent radii
 LOPSIDED = 0.05  # of the sum below: surroundings that are not symmetric about an atom
 SIZE = 8  # numbers in a fingerprint
 # Fixed weights that tell elements apart: any numbers without simple ratios do.
@@ -44,7 +46,11 @@ class Measures(NamedTuple):
         close: the pair most likely to overlap, if there is any.
         hydrogen: median distance in Å from hydrogen to its nearest atom where that is C, N or O; NaN without any.
         parts: groups of atoms that are within the cutoff of each other.
-        zeroed: atoms without a mark whose force is exactly zero though their surroundings are not symmetric.
+        zeroed: atoms without a mark whose force is exactly zero though their surroundings are not symmetric; or all
+            whose forces are exactly zero along one axis, though they are not symmetric along it.
+        flat: that axis, if there is one.
+        misplaced: hydrogen with three neighbours or more, or at least two carbon atoms bound to one hydrogen each and
+            nothing else, which single bonds that break do not make.
         force: largest norm of the force on a free atom, eV/Å; NaN without any.
         net: |Σ F| / n, eV/Å; NaN without forces or where they were removed from frozen atoms.
         torque: |Σ (r − c) × F| / Σ |r − c|, eV/Å, for molecules; NaN for others.
@@ -58,6 +64,8 @@ class Measures(NamedTuple):
     hydrogen: float
     parts: int
     zeroed: np.ndarray
+    flat: int | None
+    misplaced: np.ndarray
     force: float
     net: float
     torque: float
@@ -82,13 +90,16 @@ def measure(frame: Frame, cutoff: float) -> Measures:
     nearest = np.full(n, np.inf)
     np.minimum.at(nearest, target, distances)
     force, net, torque = _forces(frame)
+    zeroed, flat = _zeroed(frame, target, vectors, distances)
     parts = _parts(source, target, n)
     return Measures(
         nearest=nearest,
         close=_close(frame.numbers, source, target, distances),
         hydrogen=_hydrogen(frame.numbers, source, target, distances, nearest),
         parts=parts,
-        zeroed=_zeroed(frame, target, vectors, distances),
+        zeroed=zeroed,
+        flat=flat,
+        misplaced=_misplaced(frame.numbers, source, target, distances),
         force=force,
         net=net,
         torque=torque,
@@ -135,20 +146,42 @@ def _parts(source: np.ndarray, target: np.ndarray, n: int) -> int:
         names = lower
 
 
-def _zeroed(frame: Frame, target: np.ndarray, vectors: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def _misplaced(numbers: np.ndarray, source: np.ndarray, target: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Atoms that stand where another element belongs."""
+    n = len(numbers)
+    near = distances < CROWDED[1]
+    heavy = np.bincount(target[near & BINDS[numbers[source]]], minlength=n)
+    crowded = (numbers == 1) & (np.bincount(target[near], minlength=n) >= CROWDED[0]) & (heavy > 0)
+    radii = covalent_radii[numbers]
+    bound = distances < BOUND * (radii[source] + radii[target])
+    hydrogen = np.bincount(target[bound & (numbers[source] == 1)], minlength=n)
+    bare = (numbers == 6) & (hydrogen == 1) & (np.bincount(target[bound], minlength=n) == 1)
+    return np.flatnonzero(crowded | (bare & (bare.sum() > 1)))
+
+
+def _zeroed(
+    frame: Frame, target: np.ndarray, vectors: np.ndarray, distances: np.ndarray
+) -> tuple[np.ndarray, int | None]:
     """A force vanishes exactly by symmetry, or far from everything; elsewhere something has removed it."""
     none = np.zeros(0, dtype=np.int64)
     if "forces" not in frame.labels or not len(distances):
-        return none
-    zero = ~frame.labels["forces"].any(axis=1) & ~frame.fixed
+        return none, None
+    forces = frame.labels["forces"]
+    flat = np.flatnonzero(~forces.any(axis=0)) if forces.any() else none
+    zero = (~forces.any(axis=1) | bool(len(flat))) & ~frame.fixed
     if not zero.any():
-        return none
+        return none, None
     chosen = zero[target] & (distances > 0)
     # falls to a twentieth at 3.5 Å: what is farther may have no force that shows in its digits
     pull = vectors[chosen] * (np.exp(-((distances[chosen] / 2.0) ** 2)) / distances[chosen])[:, None]
     sums = np.zeros((len(zero), 3))
     np.add.at(sums, target[chosen], pull)
-    return np.flatnonzero(zero & (np.linalg.norm(sums, axis=1) > LOPSIDED))
+    for axis in flat.tolist():
+        lopsided = np.flatnonzero(zero & (np.abs(sums[:, axis]) > LOPSIDED))
+        if len(lopsided):
+            return lopsided, axis
+    zero &= ~forces.any(axis=1)
+    return np.flatnonzero(zero & (np.linalg.norm(sums, axis=1) > LOPSIDED)), None
 
 
 def _forces(frame: Frame) -> tuple[float, float, float]:

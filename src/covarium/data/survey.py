@@ -24,6 +24,7 @@ from covarium.data.formats import parts, stream
 from covarium.data.frame import LABEL_UNITS, Frame
 from covarium.data.measures import SIZE, Measures, measure
 from covarium.data.names import LABELS
+from covarium.data.pair_fit import Comparisons
 from covarium.data.plausibility import findings as implausible
 from covarium.data.reading import frame_of
 from covarium.data.record import Record
@@ -82,6 +83,7 @@ class Survey:
         labels: label → frames that have it.
         left_out: what did not come in, one line each.
         kept: frames to be shown, by kind of finding.
+        comparisons: of forces with a fit to them.
         force_counts, near_counts: histograms over atoms, ``FORCE_BINS`` and ``NEAR_BINS``.
     """
 
@@ -101,6 +103,7 @@ class Survey:
         self.theories: dict[str, Place] = {}
         self.left_out: list[str] = []
         self.kept: dict[str, list[Frame]] = {}
+        self.comparisons = Comparisons()
         self.force_counts = np.zeros(len(FORCE_BINS) - 1, dtype=np.int64)
         self.near_counts = np.zeros(len(NEAR_BINS) - 1, dtype=np.int64)
         self.notes: dict[str, list[Place]] = {kind: [] for kind in KINDS}
@@ -156,6 +159,8 @@ class Survey:
         if not self.sources or self.sources[-1] != frame.source:
             self.sources.append(frame.source)
         self._note(frame, measured)
+        if not len(measured.zeroed):
+            self.comparisons.add(len(self.columns), frame)
         self._count(frame, measured)
 
     def places(self, rows: Iterable[int], note: Callable[[int], str] = lambda row: "") -> list[Place]:
@@ -249,6 +254,9 @@ class Survey:
             names = [f"{atom} ({chemical_symbols[frame.numbers[atom]]})" for atom in (close.first, close.second)]
             kind = "overlap" if close.ratio < OVERLAP else "close"
             self._mark(kind, frame, f"atoms {names[0]} and {names[1]} are {close.distance:.3f} Å apart")
+        if len(m.misplaced):
+            shown = ", ".join(f"{atom} ({chemical_symbols[frame.numbers[atom]]})" for atom in m.misplaced[:5])
+            self._mark("valence", frame, f"{len(m.misplaced)} atoms: {shown}{', …' if len(m.misplaced) > 5 else ''}")
         if m.parts > 1:
             alone = int(np.isinf(m.nearest).sum())
             self._mark("fragments", frame, f"{m.parts} parts" + (f", {alone} atoms alone" if alone else ""))
@@ -256,7 +264,8 @@ class Survey:
             self._mark("high_force", frame, f"{m.force:.4g} eV/Å")
         if len(m.zeroed):  # no wonder then that forces do not sum to zero
             shown = ", ".join(map(str, m.zeroed[:5])) + (", …" if len(m.zeroed) > 5 else "")
-            self._mark("zero_forces", frame, f"{len(m.zeroed)} of {n} atoms ({shown})")
+            along = f" along {'xyz'[m.flat]}" if m.flat is not None else ""
+            self._mark("zero_forces", frame, f"{len(m.zeroed)} of {n} atoms ({shown}){along}")
         elif m.net > NET:
             self._mark("net_force", frame, f"{1e3 * m.net:.3g} meV/Å per atom")
         if m.torque > NET and not len(m.zeroed):

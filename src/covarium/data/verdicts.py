@@ -10,6 +10,7 @@ from ase.data import chemical_symbols
 
 from covarium.data.columns import columns, marks
 from covarium.data.findings import Finding, Place, finding
+from covarium.data.force_verdicts import force_findings
 from covarium.data.frame import Frame
 from covarium.data.measures import key
 from covarium.data.statistics import indistinguishable
@@ -24,6 +25,7 @@ SAME = 1e-4  # of the fingerprint, in about Å: the same structure written with 
 CONTRADICTION = 1e-3  # eV per atom between the energies of one structure
 RARE = 3  # frames
 CLEAR = 0.7  # correlation of stress and volume
+TURNED = (4.0, 3.0)  # robust standard deviations that a turned stress is off, and times its distance when turned back
 STIFFEST = 10.0  # eV/Å³; diamond has a bulk modulus of 2.8
 VACUUM = 4.0  # Å; cells with more are not what a bulk modulus is about
 STRETCHED = (1.3, 1.5)  # Å, hydrogen to C, N or O: most frames are below, those in Bohr above
@@ -84,6 +86,7 @@ def verdicts(survey: Survey, found: References, training: Survey | None = None) 
         _outliers(survey, found),
         _stretched(survey),
         _copies(survey),
+        force_findings(survey),
         _stress(survey),
         _elements(survey, found, judged=training is None),
     ]
@@ -271,13 +274,14 @@ def _stress(survey: Survey) -> Iterator[Finding]:
     columns = survey.columns
     pressure, volume, composition = columns["pressure"], columns["volume"], columns["composition"]
     rows = np.flatnonzero(np.isfinite(pressure) & (columns["gap"] < VACUUM))
-    x, y = [], []
+    x, y, frames = [], [], []
     for kind in np.unique(composition[rows]):
         group = rows[composition[rows] == kind]
         logs = np.log(volume[group])
         if len(group) >= 4 and np.ptp(logs) > 0.01:
             x.append(logs - logs.mean())
             y.append(pressure[group] - pressure[group].mean())
+            frames.append(group)
     if not x or sum(map(len, x)) < 8:
         return
     strain, stress = np.concatenate(x), np.concatenate(y)
@@ -289,6 +293,28 @@ def _stress(survey: Survey) -> Iterator[Finding]:
         yield finding("stress_sign", f"{told}; a solid resists compression, so its sign is wrong", places)
     elif correlation > CLEAR and slope > STIFFEST:
         yield finding("stress_sign", f"{told}, more than diamond's 2.8: it is in another unit", places)
+    else:
+        yield from _turned_stress(survey, frames)
+
+
+def _turned_stress(survey: Survey, groups: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Single frames whose stress lies on the line of the others once its sign is turned, and far from it before."""
+    pressure, volume = survey.columns["pressure"], survey.columns["volume"]
+    rows = []
+    for group in groups:
+        x, y = np.log(volume[group]), pressure[group]
+        design, weights = np.stack([x - x.mean(), np.ones(len(x))], axis=1), np.ones(len(x))
+        for _ in range(ROUNDS):
+            line = np.linalg.lstsq(design * weights[:, None], y * weights, rcond=None)[0]
+            weights = 1.0 / np.sqrt(np.maximum(np.abs(y - design @ line), 1e-9))
+        off, turned = np.abs(y - design @ line), np.abs(-y - design @ line)
+        spread = 1.4826 * float(np.median(off)) + 1e-6
+        rows += group[(off > TURNED[0] * spread) & (turned < off / TURNED[1]) & (line[0] > 0)].tolist()
+    if rows:
+        text = f"{len(rows)} frames have a stress that fits the others when its sign is turned"
+        yield finding(
+            "stress_sign", text, survey.places(rows, lambda row: f"a third of the trace is {pressure[row]:.3g} eV/Å³")
+        )
 
 
 def _elements(survey: Survey, found: References, *, judged: bool) -> Iterator[Finding]:

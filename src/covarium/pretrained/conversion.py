@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from covarium.checkpoint import refuse_beyond
 from covarium.errors import CovariumError, nearest
 from covarium.models import Equiformer, EquiformerV2, EquiformerV3, TorchMDET
 from covarium.pretrained import equiformer, equiformer_v2, equiformer_v3, torchmd_et
@@ -72,13 +73,27 @@ def convert(path: Path, *, name: str | None = None, weights: str = "averaged") -
         hint = nearest(weights, ("averaged", "last"))
         raise CovariumError(f"weights '{weights}' are not one of averaged, last{hint}")
     content = read_archive(path)
+    try:
+        return _converted(path, content, name, weights)
+    except CovariumError as error:
+        if str(path) in str(error):
+            raise
+        raise CovariumError(f"{path}: {error}") from error
+    except Exception as error:  # what a foreign file describes may be anything
+        raise CovariumError(
+            f"{path} describes no model that can be built ({type(error).__name__}: {error}); give the file as the "
+            "official code wrote it"
+        ) from error
+
+
+def _converted(path: Path, content: dict[str, Any], name: str | None, weights: str) -> Converted:
     if "state_dict" not in content:
         inner = {key: value for key, value in content.items() if isinstance(value, Tensor)}
         content = {"state_dict": inner or content.get("model")}
     if not isinstance(content["state_dict"], Mapping) or not content["state_dict"]:
         raise CovariumError(f"{path} holds no weights: it has {', '.join(map(str, content)) or 'nothing'}")
     if "hyper_parameters" in content:
-        found = _torchmd(content)
+        found = _torchmd(path, content)
         task = _torchmd_task(found)
     else:
         found = _fairchem(path, content, name, weights)
@@ -100,6 +115,7 @@ def _fairchem(path: Path, content: Mapping[str, Any], name: str | None, weights:
     state = {_flat(key): value for key, value in content["state_dict"].items()}
     stated, arguments = _model_of(content.get("config") or {})
     family, arguments = _family(path, name or stated, arguments)
+    _refuse_beyond(path, family, arguments, state)
     notes = [f"{family}, {len(state)} tensors"]
     if weights == "averaged" and content.get("ema"):
         state |= _averages(path, family, content["ema"], state, arguments)
@@ -172,9 +188,11 @@ def _averages(
 
 def _trained(family: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> list[str]:
     """Official names of the parameters, in the order of the state dict."""
+    config = _config(family, arguments)
     with torch.device("meta"):
-        model, wanted = MODELS[family](arguments)
-    names = {wanted(name) for name in model.state_dict()}
+        names = set(MODELS[family](config).state_dict())
+    if family == "equiformer_v3":
+        names = {equiformer_v3.official_name(name, config) for name in names}
     return [name for name in state if name in names]
 
 
@@ -204,47 +222,54 @@ def _element_references(content: Mapping[str, Any]) -> dict[int, float]:
 
 # -- models and tasks
 
-Model = tuple[AtomModel, Callable[[str], str]]
 
-
-def _v2(arguments: Mapping[str, Any]) -> Model:
-    return EquiformerV2(equiformer_v2.config_from_official(arguments)), str
-
-
-def _v3(arguments: Mapping[str, Any]) -> Model:
-    kind = arguments["class_"]
+def _config(family: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of the family's model
+    """Our Config of official arguments."""
     constructor = {key: value for key, value in arguments.items() if key != "class_"}
-    config = equiformer_v3.config_from_official(constructor, kind)
-    return EquiformerV3(config), lambda name: equiformer_v3.official_name(name, config)
+    if family == "equiformer_v3":
+        return equiformer_v3.config_from_official(constructor, arguments["class_"])
+    if family == "equiformer":
+        return equiformer.config_from_official(arguments["class_"], constructor)
+    return (torchmd_et if family == "torchmd_et" else equiformer_v2).config_from_official(constructor)
 
 
-def _equiformer(arguments: Mapping[str, Any]) -> Model:
-    constructor = {key: value for key, value in arguments.items() if key != "class_"}
-    return Equiformer(equiformer.config_from_official(arguments["class_"], constructor)), str
-
-
-MODELS: dict[str, Callable[[Mapping[str, Any]], Model]] = {
-    "equiformer_v2": _v2,
-    "equiformer_v3": _v3,
-    "equiformer": _equiformer,
+MODELS: Mapping[str, Callable[[Any], AtomModel]] = {
+    "equiformer_v2": EquiformerV2,
+    "equiformer_v3": EquiformerV3,
+    "equiformer": Equiformer,
+    "torchmd_et": TorchMDET,
 }
 
 
+def _refuse_beyond(path: Path, family: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Before anything takes memory or time: the file has as many weights as its model.
+
+    Raises:
+        CovariumError: it has fewer.
+    """
+    config = _config(family, arguments)
+    refuse_beyond(path, asdict(config), state)
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in MODELS[family](config).parameters())
+    held = sum(tensor.numel() for tensor in state.values())
+    if wanted > held:
+        raise CovariumError(f"{path} holds {held} weights, and its model has {wanted}: some are missing")
+
+
 def _v2_task(found: _Found) -> Potential:
-    model, _ = _v2(found.arguments)
+    model = EquiformerV2(_config("equiformer_v2", found.arguments))
     state = equiformer_v2.parameters_from_official(found.state, model.state_dict())
     return _potential(model, state, found)
 
 
 def _v3_task(found: _Found) -> Potential:
-    model, _ = _v3(found.arguments)
-    assert isinstance(model, EquiformerV3)
+    model = EquiformerV3(_config("equiformer_v3", found.arguments))
     state = equiformer_v3.parameters_from_official(found.state, model.state_dict(), model.config)
     return _potential(model, state, found)
 
 
 def _equiformer_task(found: _Found) -> Potential:
-    model, _ = _equiformer(found.arguments)
+    model = Equiformer(_config("equiformer", found.arguments))
     state = equiformer.parameters_from_official(found.state, model.state_dict())
     of_script = {name: float(found.state[name]) for name in ("task_mean", "task_std") if name in found.state}
     unit = KCAL_PER_MOL if str(found.arguments["class_"]).endswith("MD17") else 1.0
@@ -295,14 +320,15 @@ def _potential(model: AtomModel, state: Mapping[str, Tensor], found: _Found) -> 
 # -- TorchMD-NET
 
 
-def _torchmd(content: Mapping[str, Any]) -> _Found:
+def _torchmd(path: Path, content: Mapping[str, Any]) -> _Found:
     arguments = dict(content["hyper_parameters"])
     state = dict(content["state_dict"])
+    _refuse_beyond(path, "torchmd_et", arguments, state)
     return _Found("torchmd_et", arguments, state, {}, {}, [f"TorchMD-NET, {len(state)} tensors"])
 
 
 def _torchmd_task(found: _Found) -> Potential | Property:
-    config = torchmd_et.config_from_official(found.arguments)
+    config = _config("torchmd_et", found.arguments)
     model = TorchMDET(config)
     state = torchmd_et.parameters_from_official(found.state, model.state_dict())
     model.to(next(value.dtype for value in state.values() if value.is_floating_point()))

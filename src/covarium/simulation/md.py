@@ -15,7 +15,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -162,11 +162,10 @@ def resume_md(
     Raises:
         CovariumError: nothing to resume, damaged files, or another potential.
     """
-    settings = saved_settings(out)
-    arrays, meta = load_state(out / STATE)
+    saved = _saved(out)
+    settings, atoms, meta = saved.settings, saved.atoms, saved.meta
     if steps is not None:
         settings = replace(settings, steps=steps)
-    atoms = _bare(_saved_atoms(arrays, meta["info"]), arrays["fixed"])
     _divide(calculator, settings)
     atoms.calc = calculator
     energy = atoms.get_potential_energy()
@@ -175,13 +174,11 @@ def resume_md(
             f"{out} was run with another potential: its energy at step {meta['step']} was {meta['energy']:.6f} eV, "
             f"and is {energy:.6f} eV now; resume it with the model it was started with"
         )
-    rng = np.random.default_rng()
-    rng.bit_generator.state = meta["rng"]
     with held(out):
         trajectory = Record(out / "trajectory.extxyz", meta["lengths"]["trajectory"])
         log = Record(out / "md.csv", meta["lengths"]["log"])
         run = _Run(
-            atoms, calculator, settings, rng, out, trajectory, log, meta["freedom"], meta["reference"],
+            atoms, calculator, settings, saved.rng, out, trajectory, log, meta["freedom"], meta["reference"],
             step=meta["step"], piston=meta["piston"],
         )  # fmt: skip
         return run.go(progress)
@@ -193,7 +190,42 @@ def saved_settings(out: Path) -> MDSettings:
     Raises:
         CovariumError: there is no run, or its state is damaged.
     """
-    return MDSettings(**load_state(out / STATE)[1]["settings"])
+    return _saved(out).settings
+
+
+class _Saved(NamedTuple):
+    """A state taken apart; ``meta``: the numbers of the run on its way."""
+
+    settings: MDSettings
+    atoms: Atoms
+    rng: np.random.Generator
+    meta: dict[str, Any]
+
+
+def _saved(out: Path) -> _Saved:
+    """
+    Raises:
+        CovariumError: there is no state, it is damaged, or it does not describe a run.
+    """
+    arrays, meta = load_state(out / STATE)
+    try:
+        rng = np.random.default_rng()
+        rng.bit_generator.state = meta["rng"]
+        numbers = {
+            "energy": float(meta["energy"]),
+            "reference": float(meta["reference"]),
+            "step": int(meta["step"]),
+            "freedom": int(meta["freedom"]),
+            "lengths": {name: int(meta["lengths"][name]) for name in ("trajectory", "log")},
+            "piston": None if meta["piston"] is None else [float(meta["piston"][k]) for k in (0, 1)],
+        }
+        atoms = _bare(_saved_atoms(arrays, meta["info"]), arrays["fixed"])
+        return _Saved(MDSettings(**meta["settings"]), atoms, rng, numbers)
+    except Exception as error:  # what a foreign state describes may be anything
+        raise CovariumError(
+            f"{out / STATE} describes no run ({type(error).__name__}: {error}); it was made or changed by something "
+            "else than Covarium"
+        ) from error
 
 
 def _divide(calculator: Calculator, settings: MDSettings) -> None:

@@ -6,10 +6,10 @@ state knows how long the files were when it was written, so that whatever a kill
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from covarium.data.names import LABELS, plain
 from covarium.errors import CovariumError
 from covarium.files import replace_file
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2  # from 2 on with a hash
+REMEDY = "restore it from a copy, or start again in another folder from the last frame of trajectory.extxyz"
 
 
 class Progress(Protocol):
@@ -111,13 +112,14 @@ def unlabelled(atoms: Atoms) -> Atoms:
 
 
 def save_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Arrays in full precision and JSON, replaced atomically.
+    """Arrays in full precision and JSON, with a hash over both, replaced atomically.
 
     Raises:
         CovariumError: the disk is full or the folder cannot be written.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps({"format": STATE_FORMAT, **meta})), **arrays)
+    buffer, text = io.BytesIO(), json.dumps({"format": STATE_FORMAT, **meta})
+    parts = {"meta": np.array(text), "sha256": np.array(_digest(text, arrays))}
+    np.savez(buffer, allow_pickle=False, **parts, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda place: place.write_bytes(buffer.getvalue()))
 
@@ -125,16 +127,32 @@ def save_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) 
 def load_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     Raises:
-        CovariumError: there is no state, or it is not one of ours.
+        CovariumError: there is no state, or it is damaged or not one of ours.
     """
     if not path.is_file():
         raise CovariumError(f"{path} is missing: there is no run to resume here; start one in an empty folder")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(str(arrays.pop("meta")))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{path} is not the state of a simulation: {error}") from None
-    if meta.get("format") != STATE_FORMAT:
-        raise CovariumError(f"{path} has format {meta.get('format')}, this version reads {STATE_FORMAT}")
+        text = str(arrays.pop("meta"))
+        intact = str(arrays.pop("sha256", "")) == _digest(text, arrays)
+        meta = json.loads(text)
+        found = meta.get("format")
+    except Exception as error:  # damage may look like anything to zip, numpy and JSON
+        raise CovariumError(
+            f"{path} is damaged or not the state of a simulation ({type(error).__name__}: {error}); {REMEDY}"
+        ) from error
+    if found != STATE_FORMAT:
+        raise CovariumError(f"{path} has format {found}, this version reads {STATE_FORMAT}; {REMEDY}")
+    if not intact:
+        raise CovariumError(f"{path} is damaged: its content does not match its sha256; {REMEDY}")
     return arrays, meta
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the JSON and, by name, every array's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"\n{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

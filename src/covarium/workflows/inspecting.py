@@ -17,6 +17,7 @@ from covarium.analysis.errors import Table
 from covarium.analysis.histograms import counted, element_counts, histogram
 from covarium.data import Frame
 from covarium.data.findings import Finding, Place, accepted, finding
+from covarium.data.force_verdicts import forces_judged
 from covarium.data.survey import FORCE_BINS, NEAR_BINS, Survey
 from covarium.data.verdicts import References, references, unknown_elements, verdicts
 from covarium.errors import CovariumError
@@ -65,6 +66,8 @@ class Inspection:
             "labels": have,
             "keys": keys or "none",
         }
+        if survey.labels["forces"]:
+            facts["forces"] = forces_judged(survey)
         if survey.fixed:
             facts["frozen atoms"] = f"{survey.fixed}, left out of force losses and errors"
         if self.references.energies:
