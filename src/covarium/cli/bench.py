@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from covarium.cli.options import Device, Precision, Settings, Threads
+from covarium.cli.options import Device, Memory, Precision, Settings, Threads
 
 
 def bench(
@@ -20,6 +20,7 @@ def bench(
     atoms: Annotated[str, Option(metavar="FROM..TO", help="Sizes.")] = "100..10000",
     timestep: Annotated[float, Option(min=0.001, help="fs, for ns/day.")] = 0.5,
     out: Annotated[Path, Option(help="Folder for report.html and bench.json.")] = Path("bench"),
+    memory: Memory = None,
     settings: Settings = None,
     device: Device = None,
     dtype: Precision = None,
@@ -35,9 +36,11 @@ def bench(
     from covarium.workflows import scaling
     from covarium.workflows.evaluation import write_json
 
-    subject = scaling.Subject(model, scaling.model_settings(settings or []), device, dtype and dtype.value, threads)
+    subject = scaling.Subject(
+        model, scaling.model_settings(settings or []), device, dtype and dtype.value, threads, memory
+    )
     systems, machine = scaling.prepare(subject, file, scaling.sizes(atoms))
-    free = scaling.free_memory(device)
+    free = scaling.free_memory(subject)
     rows, left_out = [], []
     with counting("measuring") as progress:
         for k, found in enumerate(scaling.scaling(subject, systems, free)):
@@ -46,7 +49,7 @@ def bench(
             else:
                 rows.append(found)
             progress(k + 1, len(systems))
-    concluded = scaling.conclude(rows, left_out, free)
+    concluded = scaling.conclude(rows, left_out, free, tiled=memory is not None)
     shown = scaling.table(rows, timestep)
     say(", ".join(f"{what} {value}" for what, value in machine.items()))
     table(shown.title, shown.header, shown.rows)

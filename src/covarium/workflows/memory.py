@@ -41,6 +41,10 @@ EVALUATED = 2048  # edges of a tile, at most, in the evaluation at the end of a 
 PREDICTED = 20_000  # cost of a batch of small structures in evaluation and prediction
 
 
+class TooLittleError(CovariumError):
+    """No tile is small enough."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """What was chosen, None for all edges at once; what it is expected to take, and the budget, in bytes."""
@@ -91,7 +95,8 @@ def fit(
         remedy: what else could be done against too little memory, for the message.
 
     Raises:
-        CovariumError: not a size, or too little; the smallest that would do is named.
+        CovariumError: not a size.
+        TooLittleError: the smallest that would do is named.
     """
     budget = in_bytes(memory)
     edges = math.ceil(graph.edge_index.shape[1] * max(1.0, least_cost / max(graph.cost(), 1)))
@@ -118,7 +123,7 @@ def fit(
     fitting = [size for size in sizes if size < edges and needed(size) <= budget]
     if not fitting:
         least = math.ceil(min(needed(SMALLEST), needed(None)) / 1e7) / 100
-        raise CovariumError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
+        raise TooLittleError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
     return Fit(fitting[-1], needed(fitting[-1]), budget)
 
 

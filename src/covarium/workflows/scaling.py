@@ -31,6 +31,7 @@ from covarium.tasks import Potential
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.inference import model_of
 from covarium.workflows.loaded import load, read_structure
+from covarium.workflows.memory import TooLittleError, in_bytes, of_structures
 
 DENSITY = 0.0334  # molecules of water per Å³, 0.997 g/cm³
 BOND, ANGLE = 0.9572, np.deg2rad(104.52)  # Å and radians, of a free water molecule
@@ -50,6 +51,7 @@ class Subject:
         model: path or name.
         settings: of a named architecture, beside its defaults.
         device, dtype, threads: where and how; None for the usual choice.
+        memory: e.g. ``8GB``; each size is computed in tiles that keep the process within it.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Subject:
     device: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    memory: str | None = None
 
     def potential(self) -> Potential:
         """
@@ -97,7 +100,7 @@ class Scaling:
         left_out: sentences.
         free: bytes that could be used.
         exponents: of time and memory over the number of atoms, of sizes from ``LINEAR`` atoms on; None from one.
-        largest: number of atoms that fit by the line through the two largest sizes; None from less than two.
+        largest: number of atoms that fit by the line through the two largest sizes; None from one, and with tiles.
     """
 
     rows: list[Measured]
@@ -208,7 +211,10 @@ def measure(subject: Subject, atoms: Atoms) -> Measured:
     """Energy and forces step by step as dynamics asks for them, neighbour list included, in this process."""
     from covarium.simulation import Calculator
 
-    calculator = Calculator(subject.potential())
+    potential = subject.potential()
+    if subject.memory is not None:
+        of_structures(potential, [atoms], subject.memory)
+    calculator = Calculator(potential)
     rng = np.random.default_rng(0)
     cuda = calculator.potential.scale.is_cuda
     before = _now(cuda)
@@ -232,7 +238,8 @@ def scaling(subject: Subject, systems: Sequence[Atoms], free: int) -> Iterator[M
     """
     done: list[Measured] = []
     for k, atoms in enumerate(systems):
-        needed = _line([row.atoms for row in done], [row.bytes for row in done], len(atoms))
+        # with tiles the law changes where they begin; what is too much is then said by their choice
+        needed = None if subject.memory else _line([r.atoms for r in done], [r.bytes for r in done], len(atoms))
         if needed is not None and needed > free:
             for other in systems[k:]:
                 yield f"{len(other)} atoms: do not fit in {free / 2**30:.1f} GiB"
@@ -241,6 +248,9 @@ def scaling(subject: Subject, systems: Sequence[Atoms], free: int) -> Iterator[M
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
                 found = pool.submit(measure, subject, atoms).result()
+            except TooLittleError as error:
+                yield f"{len(atoms)} atoms and more: {error}"
+                return
             except BrokenProcessPool:
                 yield f"{len(atoms)} atoms and more: the process was ended from outside, most likely for its memory"
                 return
@@ -248,23 +258,25 @@ def scaling(subject: Subject, systems: Sequence[Atoms], free: int) -> Iterator[M
         yield found
 
 
-def conclude(rows: list[Measured], left_out: list[str], free: int) -> Scaling:
-    """Exponents and the largest size that fits."""
+def conclude(rows: list[Measured], left_out: list[str], free: int, *, tiled: bool = False) -> Scaling:
+    """Exponents and the largest size that fits; with tiles no line tells it."""
     large = [row for row in rows if row.atoms >= LINEAR]
     exponents = None
     if len(large) > 1:
         logs = np.log([[row.atoms, row.seconds, max(row.bytes, 1)] for row in large])
         exponents = (float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), float(np.polyfit(logs[:, 0], logs[:, 2], 1)[0]))
     largest = None
-    if len(rows) > 1 and rows[-1].bytes > rows[-2].bytes:
+    if not tiled and len(rows) > 1 and rows[-1].bytes > rows[-2].bytes:
         slope = (rows[-1].bytes - rows[-2].bytes) / (rows[-1].atoms - rows[-2].atoms)
         largest = int(rows[-1].atoms + (free - rows[-1].bytes) / slope)
     return Scaling(rows, left_out, free, exponents, largest)
 
 
-def free_memory(device: str | None) -> int:
-    """Bytes that may be used on the device: most of what is free now."""
-    place = choose_device(device)
+def free_memory(subject: Subject) -> int:
+    """Bytes that may be used: those that were asked for, or else most of what is free on the device now."""
+    if subject.memory is not None:
+        return in_bytes(subject.memory)
+    place = choose_device(subject.device)
     if place.type == "cuda":
         return int(SPARE * torch.cuda.mem_get_info(place)[0])
     meminfo = Path("/proc/meminfo")
@@ -280,7 +292,7 @@ def table(rows: Sequence[Measured], timestep: float) -> Table:
     return Table(
         "", header,
         tuple(
-            (str(r.atoms), str(r.edges), f"{1e3 * r.seconds:.4g}", f"{1e6 * r.seconds / r.atoms:.4g}",
+            (str(r.atoms), str(r.edges), f"{_plain(1e3 * r.seconds)}", f"{_plain(1e6 * r.seconds / r.atoms)}",
              f"{1e-6 * timestep * 86400 / r.seconds:.3g}", f"{r.bytes / 2**20:.0f}")
             for r in rows
         ),
@@ -318,6 +330,11 @@ def conclusions(found: Scaling) -> list[str]:
             f"About {found.largest} atoms fit in {found.free / 2**30:.1f} GiB: the line through the two largest sizes."
         )
     return said
+
+
+def _plain(value: float) -> str:
+    """Four digits, without an exponent."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _line(atoms: Sequence[int], needed: Sequence[int], count: int) -> float | None:
