@@ -114,8 +114,14 @@ def test_a_failed_write_keeps_the_old_file(path, task):
 
 
 def test_no_folder_is_said(tmp_path, task):
-    with pytest.raises(CovariumError, match="cannot write .*nowhere"):
-        checkpoint.save(tmp_path / "nowhere" / "x.safetensors", task, {}, models=MODELS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CovariumError, match="cannot write .*file"):
+        checkpoint.save(tmp_path / "file" / "x.safetensors", task, {}, models=MODELS)
+
+
+def test_folders_are_made(tmp_path, task):
+    checkpoint.save(tmp_path / "new" / "folder" / "x.safetensors", task, {}, models=MODELS)
+    assert os.listdir(tmp_path / "new" / "folder") == ["x.safetensors"]
 
 
 def test_a_model_outside_the_table_is_not_saved(tmp_path, task):
