@@ -100,13 +100,14 @@ class Scaling:
         left_out: sentences.
         free: bytes that could be used.
         exponents: of time and memory over the number of atoms, of sizes from ``LINEAR`` atoms on; None from one.
+            With tiles that of memory means nothing and is None.
         largest: number of atoms that fit by the line through the two largest sizes; None from one, and with tiles.
     """
 
     rows: list[Measured]
     left_out: list[str]
     free: int
-    exponents: tuple[float, float] | None
+    exponents: tuple[float, float | None] | None
     largest: int | None
 
 
@@ -261,10 +262,11 @@ def scaling(subject: Subject, systems: Sequence[Atoms], free: int) -> Iterator[M
 def conclude(rows: list[Measured], left_out: list[str], free: int, *, tiled: bool = False) -> Scaling:
     """Exponents and the largest size that fits; with tiles no line tells it."""
     large = [row for row in rows if row.atoms >= LINEAR]
-    exponents = None
+    exponents: tuple[float, float | None] | None = None
     if len(large) > 1:
-        logs = np.log([[row.atoms, row.seconds, max(row.bytes, 1)] for row in large])
-        exponents = (float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), float(np.polyfit(logs[:, 0], logs[:, 2], 1)[0]))
+        atoms, seconds, taken = np.log([[row.atoms, row.seconds, max(row.bytes, 1)] for row in large]).T
+        power = None if tiled else float(np.polyfit(atoms, taken, 1)[0])
+        exponents = (float(np.polyfit(atoms, seconds, 1)[0]), power)
     largest = None
     if not tiled and len(rows) > 1 and rows[-1].bytes > rows[-2].bytes:
         slope = (rows[-1].bytes - rows[-2].bytes) / (rows[-1].atoms - rows[-2].atoms)
@@ -324,7 +326,8 @@ def conclusions(found: Scaling) -> list[str]:
     said = list(found.left_out)
     if found.exponents is not None:
         time_power, memory_power = found.exponents
-        said.append(f"From {LINEAR} atoms on, time grows as N^{time_power:.2f} and memory as N^{memory_power:.2f}.")
+        memory = "" if memory_power is None else f" and memory as N^{memory_power:.2f}"
+        said.append(f"From {LINEAR} atoms on, time grows as N^{time_power:.2f}{memory}.")
     if found.largest is not None:
         said.append(
             f"About {found.largest} atoms fit in {found.free / 2**30:.1f} GiB: the line through the two largest sizes."
