@@ -188,13 +188,17 @@ def test_dry_run_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.Captu
         ("train {data} --set model.in_s_channels=4", "the model reads 1 and 4"),
         ("train {data} --set task.terms.position.weight=1", "did you mean 'positions'?"),
         ("train {data} --set task.terms.positions.loss=huber", "loss 'huber' is unknown for tokens"),
+        ("train {data} --set task.terms.positions.weight=0", "there is nothing to learn"),
         ("train {data} --set data.keys.energy=E", "token files have fixed keys"),
         ("train {data} --set data.kind=atoms --model gatr", "model 'gatr' does not read atoms"),
         ("train {data} --set data.kind=spin", "data.kind"),
         ("train {data} --set data.valid_part=40", "must remain for training"),
         ("evaluate {run} {folder}/absent.npz", "absent.npz"),
         ("predict {run} {data}", "not energies and forces"),
+        ("md {run} {data}", "answers questions of the kind 'tokens', not energies and forces"),
         ("make nbody {folder}/n.npz --samples 0", "--samples"),
+        ("make nbody {folder}/n.txt", "n.txt: samples of tokens are written as npz; name it n.npz"),
+        ("make tubes {folder}/n", "name it n.npz"),
     ],
 )
 def test_bad_input_gives_one_message(

@@ -197,10 +197,17 @@ def _scaling(samples: Sequence[TokenSample], centre: bool) -> Scaling:
 
 
 def _terms(config: RunConfig, targets: Sequence[str]) -> dict[str, TermSection]:
-    """The loss; mean squared errors when none is set."""
+    """The loss; mean squared errors when none is set.
+
+    Raises:
+        CovariumError: an unknown target, or all weights are zero.
+    """
     for name in config.task.terms:
         check_name(name, targets, f"key 'task.terms.{name}'")
-    return config.task.terms or {name: TermSection(loss="mse") for name in targets}
+    terms = config.task.terms or {name: TermSection(loss="mse") for name in targets}
+    if not any(term.weight > 0 for term in terms.values()):
+        raise CovariumError("there is nothing to learn: every task.terms.….weight is 0; leave one out or raise it")
+    return terms
 
 
 def _settings(config: RunConfig, data: TokenDataset) -> Settings:
