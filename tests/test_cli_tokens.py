@@ -122,6 +122,46 @@ def test_any_targets_alone_or_together(tmp_path: Path, model: str, asked: tuple[
     assert all(0 < found[name]["relative"] < 5 for name in asked)
 
 
+def test_numbers_that_only_rounding_moves_divide_nothing(tmp_path: Path) -> None:
+    from covarium.workflows.configuring import configure
+    from covarium.workflows.kinds import infer
+
+    g = np.random.default_rng(0)
+    constants = np.array([0.1, 1 / 3, 7e5 + 0.1])
+    positions = 1e6 + np.round(g.normal(size=(40, 7, 3)), 3)
+    still = np.nextafter(positions, np.inf)  # moved by rounding only
+    np.savez(
+        tmp_path / "x.npz", positions=positions, scalars=np.broadcast_to(constants, (40, 7, 3)),
+        target_positions=still, target_scalars=np.broadcast_to(constants, (40, 7, 3)),
+    )  # fmt: skip
+    given = {"data": {"train": [tmp_path / "x.npz"]}, "model": {"num_blocks": 1}}
+    task = infer(configure(recipe="tokens", given=given)).task
+    scaling = task.scaling
+    assert scaling.scalars == scaling.out_scalars == (1.0, 1.0, 1.0) and scaling.positions == 1.0
+    assert scaling.scalar_means == scaling.out_scalar_means == tuple(constants)
+    assert 0.5 < scaling.length < 2
+
+
+def test_scalars_far_from_zero_keep_their_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Times in seconds since 1970, say, in the float32 of every run."""
+    g = np.random.default_rng(0)
+    scalars = 1.7e9 + 30 * g.normal(size=(12, 5, 1))
+    target = 1.7e9 + 30 * g.normal(size=(12, 5, 1))
+    np.savez(tmp_path / "x.npz", positions=g.normal(size=(12, 5, 3)), scalars=scalars, target_scalars=target)
+    assert call("train", tmp_path / "x.npz", *TINY, "--out", tmp_path / "run") == 0
+    assert call("check", "model", tmp_path / "run", tmp_path / "x.npz") == 0
+    assert "6 checks, 0 failed" in capsys.readouterr().out
+    assert call("evaluate", tmp_path / "run", tmp_path / "x.npz", "--json", tmp_path / "e.json") == 0
+    found = json.loads((tmp_path / "e.json").read_text())["scalars"]
+
+    from covarium.data.tokens import TokenDataset, read_tokens
+    from covarium.workflows.loaded import load_task
+
+    task = load_task(tmp_path / "run", device="cpu", dtype="float64").task
+    answers = task.predict(TokenDataset(read_tokens([tmp_path / "x.npz"])).batch(range(12)).system).scalars.numpy()
+    assert found["mae"] == pytest.approx(np.abs(answers.reshape(target.shape) - target).mean(), rel=1e-5)
+
+
 def test_the_batch_is_smaller_for_large_samples(tmp_path: Path) -> None:
     from covarium.workflows.configuring import configure
     from covarium.workflows.kinds import infer
@@ -148,13 +188,17 @@ def test_dry_run_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.Captu
         ("train {data} --set model.in_s_channels=4", "the model reads 1 and 4"),
         ("train {data} --set task.terms.position.weight=1", "did you mean 'positions'?"),
         ("train {data} --set task.terms.positions.loss=huber", "loss 'huber' is unknown for tokens"),
+        ("train {data} --set task.terms.positions.weight=0", "there is nothing to learn"),
         ("train {data} --set data.keys.energy=E", "token files have fixed keys"),
         ("train {data} --set data.kind=atoms --model gatr", "model 'gatr' does not read atoms"),
         ("train {data} --set data.kind=spin", "data.kind"),
         ("train {data} --set data.valid_part=40", "must remain for training"),
         ("evaluate {run} {folder}/absent.npz", "absent.npz"),
         ("predict {run} {data}", "not energies and forces"),
+        ("md {run} {data}", "answers questions of the kind 'tokens', not energies and forces"),
         ("make nbody {folder}/n.npz --samples 0", "--samples"),
+        ("make nbody {folder}/n.txt", "n.txt: samples of tokens are written as npz; name it n.npz"),
+        ("make tubes {folder}/n", "name it n.npz"),
     ],
 )
 def test_bad_input_gives_one_message(

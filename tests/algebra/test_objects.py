@@ -108,6 +108,43 @@ def test_versors_move_spheres_and_circles(p: Tensor, n: Tensor, radius: Tensor, 
     close(act(space.rotation(q), space.circle(p, n, radius)), space.circle(m @ p, m @ n, radius))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [0.1, 1.0, 50.0])
+def test_radii_within_rounding_are_zero(dtype: torch.dtype, size: float) -> None:
+    space, g = Conformal(), torch.Generator().manual_seed(0)
+    centre, normal = torch.randn(2, 5000, 3, generator=g, dtype=dtype)
+    centre = size * centre
+    radius = torch.zeros(5000, dtype=dtype, requires_grad=True)
+    eps = torch.finfo(dtype).eps
+    for read in (
+        space.read_sphere(space.sphere(centre, radius)),
+        space.read_circle(space.circle(centre, normal, radius)),
+    ):
+        assert torch.equal(read[-1], torch.zeros_like(radius))
+        (slope,) = torch.autograd.grad(read[-1].sum(), radius, create_graph=True)
+        assert torch.equal(slope, torch.zeros_like(radius))
+        (bend,) = torch.autograd.grad(slope.sum(), radius, allow_unused=True)
+        assert bend is None or bool(bend.isfinite().all())
+        assert bool(((read[0] - centre).norm(dim=-1) < 4 * eps * (1 + centre.norm(dim=-1)) ** 3).all())
+    # the smallest radii that are told are near those that went in; smaller ones are 0
+    limit = (2 * eps) ** 0.5 * (centre.square().sum(-1) + 1)
+    _, found = space.read_sphere(space.sphere(centre, 2 * limit))
+    torch.testing.assert_close(found, 2 * limit, rtol=0.3, atol=0)
+    assert float(space.read_sphere(space.sphere(centre, 0.5 * limit))[1].isnan().sum()) == 0
+
+
+def test_what_has_no_place_is_not_finite() -> None:
+    """An imaginary sphere, what parallel planes have in common, the plane and points at infinity."""
+    conformal, projective = Conformal(), Projective()
+    one, n = torch.ones(()).double(), torch.tensor([0.0, 0.6, 0.8]).double()
+    imaginary = conformal.point(n) + conformal.infinity(one)
+    assert bool(conformal.read_sphere(imaginary)[1].isnan())
+    common = projective.algebra.wedge(projective.plane(n, one), projective.plane(n, 2 * one))
+    assert not any(bool(part.isfinite().any()) for part in projective.read_line(common))
+    assert not any(bool(part.isfinite().any()) for part in projective.read_plane(projective.plane(0 * n, one)))
+    assert not bool(projective.read_point(projective.direction(n)).isfinite().any())
+
+
 def test_distances_of_conformal_points() -> None:
     space = Conformal()
     x, y = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

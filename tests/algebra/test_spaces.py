@@ -9,8 +9,19 @@ import pytest
 
 from covarium.algebra.clifford import Clifford
 from covarium.algebra.spaces import CONFORMAL, EUCLIDEAN, LORENTZ, PROJECTIVE, Space, equivariant_maps, stored_terms
+from covarium.errors import CovariumError
 
 STORED = Path(__file__).parents[1] / "parity" / "gatr_operations"
+# Euclidean and conformal geometry of the plane, Euclidean of four dimensions
+PLANES = [
+    Space("E(2)", Clifford(2, 0, 1), (1, 2), (1.0, 0.0, 0.0)),
+    Space("E(2)", Clifford(3, 1), (0, 1), (0.0, 0.0, 1.0, 1.0)),
+]
+OTHERS = [
+    (PLANES[0], 7),
+    (PLANES[1], 16),
+    (Space("E(4)", Clifford(4, 0, 1), (1, 2, 3, 4), (1.0, 0.0, 0.0, 0.0, 0.0)), 11),
+]
 SPACES = {"ega_3_0_0": EUCLIDEAN, "pga_3_0_1": PROJECTIVE, "cga_4_1_0": CONFORMAL}
 
 
@@ -56,7 +67,26 @@ def test_other_groups() -> None:
     assert rotations == [16, 32, 64, 128]
 
 
-@pytest.mark.parametrize("space", [EUCLIDEAN, PROJECTIVE, CONFORMAL, LORENTZ], ids=lambda s: s.group)
+def test_groups_with_few_or_null_generators() -> None:
+    line = Space("O(1)", Clifford(1), (0,))
+    assert len(equivariant_maps(line)) == len(line.linear_maps) == 2, "even and odd"
+    assert len(equivariant_maps(line, mirrors=False)) == 4, "the group is 1, and every map commutes with it"
+    # the whole group of versors of the projective algebra, e0 among its generators, is E(3) itself
+    whole = Space("Pin(3,0,1)", Clifford(3, 0, 1), (0, 1, 2, 3))
+    assert len(equivariant_maps(whole)) == 9 and outside(equivariant_maps(PROJECTIVE), equivariant_maps(whole)) < 1e-13
+    with pytest.raises(CovariumError, match="e0 of the rotating generators squares to 0.*give it as 'ideal'"):
+        _ = whole.linear_maps
+    with pytest.raises(CovariumError, match="group null has no mirrors"):
+        equivariant_maps(Space("null", Clifford(0, 0, 2), (0, 1)))
+
+
+@pytest.mark.parametrize(("space", "count"), OTHERS)
+def test_spaces_of_other_dimensions(space: Space, count: int) -> None:
+    assert len(equivariant_maps(space)) == len(space.linear_maps) == count
+    assert outside(equivariant_maps(space), space.linear_maps) < 1e-13
+
+
+@pytest.mark.parametrize("space", [EUCLIDEAN, PROJECTIVE, CONFORMAL, LORENTZ, *PLANES], ids=str)
 def test_storage_holds_all_of_every_map(space: Space) -> None:
     maps = np.zeros_like(space.linear_maps)
     row = 0

@@ -30,6 +30,19 @@ def test_all_checks(case: TokenCase) -> None:
     assert any(name.startswith("O(3)") for name in measured) == (case.model == "transformer")
 
 
+@pytest.mark.parametrize(("shift", "unit"), [(5e6, 1.0), (0.0, 1e-6), (-5.0, 1e-6)])
+def test_checks_far_from_the_origin_and_in_small_units(shift: float, unit: float) -> None:
+    """Rounding of turned or shifted positions is no fault of the model."""
+    one = task(CASES[0])
+    far = [
+        replace(s, positions=shift + unit * s.positions, targets=s.targets | {"positions": shift + unit * s.positions})
+        for s in samples(CASES[0])
+    ]
+    one.scaling = replace(one.scaling, length=unit, positions=unit)
+    for check in check_tokens(one, far):
+        assert check.passed, f"{check.name}: {check.value:.2e} > {check.level:.0e}; {check.note}"
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.centre], ids=lambda case: case.name)
 def test_float32_far_from_the_origin(case: TokenCase) -> None:
     near, far = ([s.positions for s in samples(case, shift=shift)] for shift in (0.0, 1e4))

@@ -114,6 +114,7 @@ def test_batches(tmp_path: Path) -> None:
     assert batch.system.counts.tolist() == [6, 6] and batch.sources[0] == (str(tmp_path / "n.npz"), 3)
     assert data.costs() == [6] * 5 and batch.system.cost() == 12
     low = batch.to("cpu", torch.float32)
+    assert torch.equal(low.system.scalars, batch.system.scalars)
     assert low.system.vectors.dtype == torch.float32
     assert low.system.positions.dtype == low.targets["positions"].dtype == torch.float64
     assert torch.equal(low.system.positions, batch.system.positions)

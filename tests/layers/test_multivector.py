@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import gelu, layer_norm
 
+from covarium.algebra.clifford import Clifford
 from covarium.algebra.spaces import CONFORMAL, EUCLIDEAN, LORENTZ, PROJECTIVE, Space, stored_terms
 from covarium.errors import CovariumError
 from covarium.layers.multivector import components, stored, unstored
@@ -24,7 +25,15 @@ from covarium.ops.multivector import LinearWeights, block_linear, quadratic, tra
 
 STORED = Path(__file__).parents[1] / "parity" / "gatr_operations"
 SPACES = {"ega_3_0_0": EUCLIDEAN, "pga_3_0_1": PROJECTIVE, "cga_4_1_0": CONFORMAL}
-every_space = pytest.mark.parametrize("space", [*SPACES.values(), LORENTZ], ids=["E", "P", "C", "Lorentz"])
+OTHERS = {
+    "E2": Space("E(2)", Clifford(2, 0, 1), (1, 2), (1.0, 0.0, 0.0)),
+    "E4": Space("E(4)", Clifford(4, 0, 1), (1, 2, 3, 4), (1.0, 0.0, 0.0, 0.0, 0.0)),
+    "C2": Space("E(2)", Clifford(3, 1), (0, 1), (0.0, 0.0, 1.0, 1.0)),
+    "O1": Space("O(1)", Clifford(1), (0,)),
+}
+every_space = pytest.mark.parametrize(
+    "space", [*SPACES.values(), LORENTZ, *OTHERS.values()], ids=["E", "P", "C", "Lorentz", *OTHERS]
+)
 
 
 @pytest.fixture(autouse=True)

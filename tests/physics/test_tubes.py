@@ -54,6 +54,7 @@ def test_inner_side_of_a_bend_has_more_shear() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_geometry_of_the_wall(seed: int) -> None:
     tube = draw_tube(np.random.default_rng(seed))
+    assert tube.curvature * tube.radius <= 0.2 and abs(tube.waviness) <= 0.15
     wall = tube.wall(60, 40)
     np.testing.assert_allclose(np.linalg.norm(wall.normals, axis=1), 1)
     assert np.abs((wall.normals * wall.shear).sum(1)).max() < 1e-12

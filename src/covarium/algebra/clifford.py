@@ -117,11 +117,6 @@ class Clifford:
         return (-1.0) ** self.grades
 
     @cached_property
-    def conjugation(self) -> np.ndarray:
-        """[K] signs of the Clifford conjugation, reverse and involution together."""
-        return self.reversal * self.involution
-
-    @cached_property
     def metric(self) -> np.ndarray:
         """[K]: the inner product ⟨x̃ y⟩₀ = Σ metric · x · y is diagonal; entries +1, −1, 0."""
         return np.array([np.prod([self.squares[a] for a in blade], dtype=np.float64) for blade in self.blades])
@@ -203,11 +198,6 @@ class Clifford:
     def inner(self, x: Float[Tensor, "*b K"], y: Float[Tensor, "*b K"]) -> Float[Tensor, " *b"]:
         """⟨x̃ y⟩₀."""
         return (x * y * _like(self.metric, x)).sum(-1)
-
-    def inner_by_grade(self, x: Float[Tensor, "*b K"], y: Float[Tensor, "*b K"]) -> Float[Tensor, "*b grades"]:
-        """⟨x̃ y⟩₀ of each grade alone; grades 0 … n."""
-        mask = (self.grades[:, None] == np.arange(self.n + 1)) * self.metric[:, None]
-        return (x * y) @ _like(mask, x)
 
     def inverse(self, u: Float[Tensor, "*b K"]) -> Float[Tensor, "*b K"]:
         """ũ / ⟨ũ u⟩₀, the inverse of a versor; infinite where it has none."""

@@ -19,6 +19,7 @@ from math import comb
 import numpy as np
 
 from covarium.algebra.clifford import Clifford, Terms
+from covarium.errors import CovariumError
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,17 @@ class Space:
 
         Grade projections; with an ideal vector n also ⟨n ⟨x⟩_k⟩_{k∓1} and ⟨n ⟨x⟩_k n⟩_k. That these are all is what
         ``equivariant_maps`` shows: 4, 9 and 20 of them for Euclidean, projective and conformal space.
+
+        Raises:
+            CovariumError: a null generator among those that rotate.
         """
         algebra = self.algebra
+        null = [f"e{a}" for a in self.rotated if algebra.squares[a] == 0]
+        if null:
+            raise CovariumError(
+                f"{', '.join(null)} of the rotating generators squares to 0 and mixes grades of the others; leave it "
+                "out of 'rotated' and give it as 'ideal'"
+            )
         project = [np.diag((algebra.grades == k).astype(np.float64)) for k in range(algebra.n + 1)]
         found = list(project)
         if self.ideal:
@@ -106,13 +116,19 @@ class Space:
         for a in self.rotated if self.ideal else ():
             ea = np.eye(algebra.size)[algebra.index[(a,)]]
             planes.append(self._times_ideal()[1] @ ea)
-        return np.stack([np.einsum("kij,i->kj", table, B) - np.einsum("kij,j->ki", table, B) for B in planes]) / 2
+        actions = [np.einsum("kij,i->kj", table, B) - np.einsum("kij,j->ki", table, B) for B in planes]
+        return np.array(actions).reshape(-1, algebra.size, algebra.size) / 2  # none for a single generator
 
     def mirror(self) -> np.ndarray:
-        """[K, K] x → e x̂ e⁻¹ with the first rotating generator e."""
-        algebra = self.algebra
-        signs = [-1.0 if self.rotated[0] in blade else 1.0 for blade in algebra.blades]
-        return np.diag(signs)
+        """[K, K] x → e x̂ e⁻¹ with the first rotating generator e that is not null, and so a versor.
+
+        Raises:
+            CovariumError: there is none.
+        """
+        versors = [a for a in self.rotated if self.algebra.squares[a]]
+        if not versors:
+            raise CovariumError(f"group {self.group} has no mirrors: no rotating generator has a square but 0")
+        return np.diag([-1.0 if versors[0] in blade else 1.0 for blade in self.algebra.blades])
 
 
 def equivariant_maps(space: Space, *, mirrors: bool = True, translations: bool = True) -> np.ndarray:
@@ -122,6 +138,9 @@ def equivariant_maps(space: Space, *, mirrors: bool = True, translations: bool =
         space: whose group.
         mirrors: False for the part of the group that is connected with 1, e.g. SE(3) for E(3).
         translations: False for rotations (and mirrors) only.
+
+    Raises:
+        CovariumError: mirrors are asked for and there are none.
     """
     chosen = space if translations else Space(space.group, space.algebra, space.rotated)
     return _null_space(chosen, mirrors)
@@ -138,7 +157,7 @@ def _null_space(space: Space, mirrors: bool) -> np.ndarray:
         constraint = np.kron(g, eye) - np.kron(eye, g.T)
         total += constraint.T @ constraint
     values, vectors = np.linalg.eigh(total)
-    kernel = vectors[:, values < 1e-10 * values[-1]]
+    kernel = vectors[:, values < 1e-10 * max(values[-1], 1.0)]  # the entries of actions are whole: 0 is no action
     return np.ascontiguousarray(kernel.T).reshape(-1, size, size)
 
 

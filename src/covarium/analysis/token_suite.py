@@ -35,13 +35,17 @@ def changes(task: TokenRegression, system: Tokens) -> TokenPrediction:
 def check_tokens(task: TokenRegression, samples: Sequence[TokenSample], *, level: float = 1e-10) -> Iterator[Check]:
     """Every check that fits the task, one by one, in float64 (one compares float32 with it).
 
+    Of a task that centres its samples they are centred first: far from the origin, turning the positions themselves
+    would round off more than the level.
+
     Args:
         task: left as it is; a copy is checked.
         samples: to look at; of several sizes if they differ.
         level: highest relative deviation under the group.
     """
     probe = in_dtype(task, torch.float64)
-    data = TokenDataset(samples)
+    data = TokenDataset([replace(s, positions=s.positions - s.positions.mean(axis=0)) for s in samples]
+                        if probe.centre else samples)  # fmt: skip
     system = data.batch(range(len(data))).to(_device(probe), torch.float64).system
     group = task_group(probe)
     declared = group in GROUPS
@@ -64,11 +68,11 @@ def in_dtype(task: TokenRegression, dtype: torch.dtype) -> TokenRegression:
 
 
 def translation(task: TokenRegression, system: Tokens, level: float = 1e-10) -> Check:
-    """Shift every token by the same vector; positions that come out shift with it. Rounding of the shifted ones
-    counts."""
-    shift = system.positions.new_tensor([31.0, -17.0, 55.0])
+    """Shift every token by the same vector, 65 scales of length; positions that come out shift with it. Rounding of
+    the shifted ones counts."""
+    shift = task.scaling.length * system.positions.new_tensor([31.0, -17.0, 55.0])
     moved = changes(task, replace(system, positions=system.positions + shift))
-    return Check("translation", _worst(moved, changes(task, system)), level, "by 65 units")
+    return Check("translation", _worst(moved, changes(task, system)), level, "by 65 scales of length")
 
 
 def permutation(task: TokenRegression, system: Tokens, level: float = 1e-10) -> Check:

@@ -155,6 +155,7 @@ def md(
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     length = None if time is None else simulated(time)
+    loaded = loaded_potential(model, device, dtype, threads)
     atoms, which = None, f"resumed in {out}"
     if resume or file is None:
         settings = resumed_settings(out, given, length)
@@ -163,7 +164,6 @@ def md(
         settings = new_settings(atoms, given, length)
     kelvin = f"{settings.temperature:g} K" if settings.temperature is not None else "momenta of the structure kept"
     gpa = f", {settings.pressure:g} GPa" if settings.ensemble == "npt" else ""
-    loaded = loaded_potential(model, device, dtype, threads)
     if atoms is not None:
         _keep_within(memory, loaded, [atoms])
         settings = replace(settings, tile=loaded.potential.model.tile)

@@ -68,12 +68,11 @@ class TokenBatch:
     sources: list[tuple[str, int]]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenBatch:
-        """A copy on another device; ``dtype`` applies to the vectors and scalars of the system. Positions and targets
-        stay
-        float64: far from the origin centring them in less would lose digits."""
+        """A copy on another device; ``dtype`` applies to the vectors of the system. Positions, scalars and targets stay
+        float64: a mean is taken off them, and far from zero that would lose digits in less."""
         targets = {name: target.to(device) for name, target in self.targets.items()}
-        system = replace(self.system.to(device, dtype), positions=self.system.positions.to(device))
-        return TokenBatch(system, targets, self.sources)
+        wide, system = self.system.to(device), self.system.to(device, dtype)
+        return TokenBatch(replace(system, positions=wide.positions, scalars=wide.scalars), targets, self.sources)
 
 
 class TokenDataset:

@@ -106,7 +106,7 @@ class Tube:
 
 
 def draw_tube(rng: np.random.Generator) -> Tube:
-    """A random tube: every second one straight, radii varying by up to 15 %, bends of κR up to 0.2."""
+    """A random tube: every second one straight, radii varying by up to 15 %, bends of up to 0.2 / mean radius."""
     radius = rng.uniform(0.8, 1.2)
     return Tube(
         length=rng.uniform(5.0, 8.0),

@@ -1,8 +1,8 @@
 """The token task: new positions, vectors or scalars of every token, from a model of tokens.
 
-Inputs are centred on the mean of their sample (in float64), divided by constants of the training data, and answers
-restored: a position comes out as p + δ · vector. So translations are exact for every model with ``centre``, and
-float32 is enough far from the origin. Letters: N tokens, B samples.
+Positions are centred on the mean of their sample and scalars on that of the training data (in float64), all inputs are
+divided by constants of the training data, and answers restored: a position comes out as p + δ · vector. So translations
+are exact for every model with ``centre``, and float32 is enough far from the origin. Letters: N tokens, B samples.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Scaling:
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """Answers for N tokens, those that the task was made for: positions [N, 3] float64, vectors [N, V', 3], scalars
-    [N, S']."""
+    """Answers for N tokens, those that the task was made for: positions [N, 3] and scalars [N, S'] in float64,
+    vectors [N, V', 3]."""
 
     positions: Tensor | None = None
     vectors: Tensor | None = None
@@ -153,12 +153,13 @@ class TokenRegression(nn.Module):
             sums = scatter_sum(x, system.batch, system.num_samples)
             x = x - gather(sums / system.counts.to(x).unsqueeze(1), system.batch)
         vectors = system.vectors / system.vectors.new_tensor(s.vectors)[:, None]
-        means, widths = (system.scalars.new_tensor(values) for values in (s.scalar_means, s.scalars))
+        scalars = system.scalars.double()
+        means, widths = (scalars.new_tensor(values) for values in (s.scalar_means, s.scalars))
         return replace(
             system,
             positions=(x / s.length).to(one.dtype),
             vectors=vectors.to(one.dtype),
-            scalars=((system.scalars - means) / widths).to(one.dtype),
+            scalars=((scalars - means) / widths).to(one.dtype),
         )
 
     def evaluate(self, system: Tokens, rng: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -181,8 +182,8 @@ class TokenRegression(nn.Module):
         if "vectors" in raw:
             out["vectors"] = raw["vectors"] * raw["vectors"].new_tensor(s.out_vectors)[:, None]
         if "scalars" in raw:
-            out["scalars"] = raw["scalars"] * raw["scalars"].new_tensor(s.out_scalars)
-            out["scalars"] = out["scalars"] + out["scalars"].new_tensor(s.out_scalar_means)
+            scalars = raw["scalars"].double()
+            out["scalars"] = scalars * scalars.new_tensor(s.out_scalars) + scalars.new_tensor(s.out_scalar_means)
         return TokenPrediction(**out)
 
     def errors(self, batch: TokenBatch, rng: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from covarium.data.tokens import surface_sample
+from covarium.errors import CovariumError
 from covarium.files import replace_file
 from covarium.physics.gravity import NBody, draw
 from covarium.physics.tubes import draw_tube
@@ -22,7 +23,11 @@ def write_nbody(path: Path, settings: NBody, samples: int, seed: int, *, shifted
         samples: how many.
         seed: of the draw.
         shifted: from the shifted domain.
+
+    Raises:
+        CovariumError: the name of the file does not end in .npz.
     """
+    _refuse_other_names(path)
     before, after = draw(settings, samples, np.random.default_rng(seed), shifted=shifted)
     arrays = {"m": before.masses, "x_initial": before.positions, "v_initial": before.velocities}
     _write(path, arrays | {"x_final": after.positions})
@@ -36,7 +41,11 @@ def write_tubes(path: Path, samples: int, rings: int, around: int, seed: int) ->
         samples: how many tubes.
         rings, around: vertices of each.
         seed: of the draw.
+
+    Raises:
+        CovariumError: the name of the file does not end in .npz.
     """
+    _refuse_other_names(path)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(samples):
@@ -52,6 +61,12 @@ def write_tubes(path: Path, samples: int, rings: int, around: int, seed: int) ->
         "target_vectors": np.stack([sample.targets["vectors"] for sample, _ in found]),
     }
     _write(path, arrays)
+
+
+def _refuse_other_names(path: Path) -> None:
+    """Before the samples are drawn: files are told apart by their names."""
+    if path.suffix != ".npz":
+        raise CovariumError(f"{path}: samples of tokens are written as npz; name it {path.stem or 'tokens'}.npz")
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

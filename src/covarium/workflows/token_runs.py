@@ -25,6 +25,7 @@ from covarium.workflows.loaded import LoadedTask
 DEFAULT_MODEL = "gatr"
 BATCH = 64  # samples, the published n-body batch
 BATCH_COST = 4096  # and no more than this, or surfaces of thousands of vertices would fill the memory
+ROUNDING = 1e-12  # of a number: what spreads less about a constant is noise, and nothing to divide by
 SIZES = ("variant", "num_blocks", "hidden_mv_channels", "hidden_s_channels", "hidden_channels", "num_heads")
 
 
@@ -163,26 +164,30 @@ def _widths(sample: TokenSample) -> tuple[int, int, int, int]:
 
 
 def _scaling(samples: Sequence[TokenSample], centre: bool) -> Scaling:
-    """Root mean squares, and means and standard deviations of scalars."""
+    """Root mean squares, and means and standard deviations of scalars; 1 for what is constant but for rounding."""
 
-    def rms(parts: Sequence[np.ndarray]) -> tuple[float, ...]:
-        square = (np.concatenate(parts) ** 2).mean(axis=(0, 2))
-        return tuple(float(x) for x in np.sqrt(np.where(square > 0, square, 1.0)))
+    def rms(parts: Sequence[np.ndarray], size: float = 0.0) -> tuple[float, ...]:
+        """Of vectors; of differences of vectors of that size."""
+        root = np.sqrt((np.concatenate(parts) ** 2).mean(axis=(0, 2)))
+        return tuple(float(x) for x in np.where(root > ROUNDING * size, root, 1.0))
 
     def moments(parts: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         values = np.concatenate(parts)
-        spread = values.std(axis=0)
-        return tuple(map(float, values.mean(axis=0))), tuple(map(float, np.where(spread > 0, spread, 1.0)))
+        rest = values - values[0]  # a constant then has its own value as mean
+        spread, size = rest.std(axis=0), np.abs(values).max(axis=0)
+        means = values[0] + rest.mean(axis=0)
+        return tuple(map(float, means)), tuple(map(float, np.where(spread > ROUNDING * size, spread, 1.0)))
 
+    far = max(float(np.abs(s.positions).max()) for s in samples)
     first = samples[0].targets
     means, widths = moments([s.scalars for s in samples])
     out_means, out_widths = moments([s.targets["scalars"] for s in samples]) if "scalars" in first else ((), ())
     return Scaling(
-        length=rms([(s.positions - (s.positions.mean(axis=0) if centre else 0.0))[:, None] for s in samples])[0],
+        length=rms([(s.positions - (s.positions.mean(axis=0) if centre else 0.0))[:, None] for s in samples], far)[0],
         vectors=rms([s.vectors for s in samples]),
         scalar_means=means,
         scalars=widths,
-        positions=rms([(s.targets["positions"] - s.positions)[:, None] for s in samples])[0]
+        positions=rms([(s.targets["positions"] - s.positions)[:, None] for s in samples], far)[0]
         if "positions" in first
         else 1.0,
         out_vectors=rms([s.targets["vectors"] for s in samples]) if "vectors" in first else (),
@@ -192,10 +197,17 @@ def _scaling(samples: Sequence[TokenSample], centre: bool) -> Scaling:
 
 
 def _terms(config: RunConfig, targets: Sequence[str]) -> dict[str, TermSection]:
-    """The loss; mean squared errors when none is set."""
+    """The loss; mean squared errors when none is set.
+
+    Raises:
+        CovariumError: an unknown target, or all weights are zero.
+    """
     for name in config.task.terms:
         check_name(name, targets, f"key 'task.terms.{name}'")
-    return config.task.terms or {name: TermSection(loss="mse") for name in targets}
+    terms = config.task.terms or {name: TermSection(loss="mse") for name in targets}
+    if not any(term.weight > 0 for term in terms.values()):
+        raise CovariumError("there is nothing to learn: every task.terms.….weight is 0; leave one out or raise it")
+    return terms
 
 
 def _settings(config: RunConfig, data: TokenDataset) -> Settings:

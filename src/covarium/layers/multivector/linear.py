@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from covarium.algebra.spaces import CONFORMAL, PROJECTIVE, Space
+from covarium.algebra.spaces import PROJECTIVE, Space
 from covarium.layers.constants import ExactConstants
 from covarium.ops.multivector import LinearWeights, block_linear
 
@@ -108,16 +109,16 @@ class EquiLinear(ExactConstants):
     @torch.no_grad()
     def _initialise(self, init: Init) -> None:
         """U(−f B, f B), B = 1/√inputs, f² per map; what reaches the component 1 from multivectors and from scalars has
-        half the variance each. In conformal space the algebra starts as the identity (de Haan 2023, arXiv 2311.04744,
-        App. C)."""
+        half the variance each. In conformal spaces, those where the ideal vector is a sum of generators, the algebra
+        starts as the identity (de Haan 2023, arXiv 2311.04744, App. C)."""
         size = {"default": 1.0, "small": 0.1, "almost_unit_scalar": 0.5}[init]
         in_mv = self.weight.shape[1]
         bound = size / math.sqrt(in_mv)
-        if self.space == CONFORMAL:
+        if np.count_nonzero(self.space.ideal) > 1:
             shared = torch.empty(self.weight.shape[:2]).uniform_(-bound, bound)
-            norms = self.weight.new_tensor([math.sqrt(math.comb(self.space.algebra.n, k)) for k in range(6)])
+            norms = self.weight.new_tensor(_grade_norms(self.space))
             self.weight.zero_()
-            self.weight[..., :6] = shared.unsqueeze(-1) * norms
+            self.weight[..., : len(norms)] = shared.unsqueeze(-1) * norms
         else:
             self.weight.uniform_(-bound, bound).mul_(self.weight.new_tensor(_factors(self.space)))
         if self.s2mvs is not None:
@@ -136,7 +137,13 @@ class EquiLinear(ExactConstants):
 
 
 def _factors(space: Space) -> list[float]:
-    """f of each map; those of the official code in projective space."""
+    """f of each map, 1 for those between grades; those of the official code in projective space."""
     if space == PROJECTIVE:
         return [math.sqrt(f) for f in (1.0, 4.0, 6.0, 2.0, 0.5, 0.5, 1.5, 1.5, 0.5)]
+    norms = _grade_norms(space)
+    return norms + [1.0] * (len(space.linear_maps) - len(norms))
+
+
+def _grade_norms(space: Space) -> list[float]:
+    """Of the projections on grades, the first of the maps."""
     return [math.sqrt(math.comb(space.algebra.n, k)) for k in range(space.algebra.n + 1)]
