@@ -182,9 +182,27 @@ def test_the_resolved_configuration_is_the_configuration(whole: SlmcOutcome) -> 
     assert configure(whole.folder / "config.resolved.yaml", {}, []) == whole.config
 
 
+def test_effective_models_are_described_and_checked(whole: SlmcOutcome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", whole.folder / "fit-0") == 0
+    shown = capsys.readouterr().out
+    assert "O(3) x lattice" in shown and "2 × 2, periodic" in shown and "inverse temperature 6" in shown
+    assert call("check", "model", whole.folder / "fit-1") == 0
+    shown = capsys.readouterr().out
+    assert "O(3) x lattice log_weight" in shown and "float32" in shown and "FAILED" not in shown
+    # the finished fit, not the best of its training
+    fitted = whole.folder / "fit-1" / "model.safetensors"
+    assert call("info", whole.folder / "fit-1") == call("info", fitted) == 0
+    by_folder, by_name = capsys.readouterr().out.split("Model")[1:]
+    assert by_folder == by_name
+    assert call("check", "model", fitted, "some.xyz") == 2
+    assert "leave out 'some.xyz'" in capsys.readouterr().err
+
+
 def test_effective_models_are_no_potentials(whole: SlmcOutcome, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("info", whole.folder / "fit-1" / "model.safetensors") == 2
-    assert "'effective_action'" in capsys.readouterr().err
+    fitted = whole.folder / "fit-1" / "model.safetensors"
+    for command in (("predict", fitted, "a.xyz", "--out", "b.xyz"), ("evaluate", fitted, "a.xyz")):
+        assert call(*command) == 2, command
+        assert "effective_action" in capsys.readouterr().err
 
 
 def call(*arguments: str | Path) -> int:

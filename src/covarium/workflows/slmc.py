@@ -35,6 +35,7 @@ from covarium.tasks.effective_action import EffectiveAction, independent_accepta
 from covarium.training import Event, train
 from covarium.training.state import FILE as STATE
 from covarium.workflows.device import use_threads
+from covarium.workflows.loaded import FITTED
 from covarium.workflows.slmc_chains import (
     Chains,
     Progress,
@@ -216,8 +217,8 @@ class Stages:
         """One more layer; couplings are fitted anew to the effective spins before and after the training."""
         task = EffectiveAction(deepened(start.model), physics=start.physics)
         folder = self.out / f"fit-{layers}"
-        if (folder / "model.safetensors").exists():
-            loaded: EffectiveAction = checkpoint.load(folder / "model.safetensors").task
+        if (folder / FITTED).exists():
+            loaded: EffectiveAction = checkpoint.load(folder / FITTED).task
             return loaded
         task.refit(samples)
         settings = self.config.settings
@@ -240,7 +241,7 @@ class Stages:
     def saved(self, task: EffectiveAction, layers: int) -> EffectiveAction:
         folder = self.out / f"fit-{layers}"
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / "model.safetensors", task, {"covarium": __version__})
+        checkpoint.save(folder / FITTED, task, {"covarium": __version__})
         return task
 
 
