@@ -94,7 +94,7 @@ class DoubleExchange:
         n = spins.shape[1]
         occupation = self.occupation(spectrum)
         sign = torch.from_numpy(sublattice(self.size)).to(spins)
-        bonds = torch.from_numpy(self.hopping != 0).to(spins)
+        bonds = torch.from_numpy(hopping(self.size, 1.0) != 0).to(spins)  # of the lattice, also where t = 0
         total = torch.einsum("bic,ij,bjc->b", spins, bonds, spins)
         return {
             "energy": (spectrum * occupation).sum(-1) / n,
