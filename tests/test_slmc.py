@@ -104,10 +104,10 @@ def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> No
     assert_same(whole.folder, again.folder)
 
 
-@pytest.mark.parametrize("stage", ["plain", "fit-2", "measure-1"])
-def test_stopped_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("stop", [("plain", 3), ("plain", 12), ("fit-2", 3), ("measure-1", 3)], ids=str)
+def test_stopped_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stop: tuple[str, int]) -> None:
     out = tmp_path / "parts"
-    stopped = run(out, stop=(stage, 3))
+    stopped = run(out, stop=stop)
     assert stopped.interrupted and not stopped.report.exists()
     assert f"slmc --resume {out}" in stopped.resume_command
     assert not run(out, resume=True).interrupted
@@ -132,13 +132,29 @@ slmc(configure(None, {}, sys.argv[4:]), out, progress=progress)
 """
 
 
-@pytest.mark.parametrize(("stage", "count"), [("plain", 4), ("fit-1", 12)])
+@pytest.mark.parametrize(("stage", "count"), [("plain", 4), ("plain", 13), ("fit-1", 12)])
 def test_killed_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str, count: int) -> None:
     out = tmp_path / "killed"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(out), stage, str(count), *TINY], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert not run(out, resume=True).interrupted
     assert_same(whole.folder, out)
+
+
+def test_the_warm_up_can_be_stopped(whole: SlmcOutcome, tmp_path: Path) -> None:
+    """It is most of what local updates do before anything is kept: no signal waits for its end."""
+    shown: list[set[str]] = []
+
+    def progress(stage: str, count: int, total: int, values: dict[str, float]) -> None:
+        shown.append(set(values))
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    slmc(configure(None, {}, TINY), tmp_path / "run", progress=progress)
+    assert shown == [{"step"}] * 4
+    with safe_open(tmp_path / "run" / "plain" / "chains.safetensors", "pt") as chains:
+        assert not [name for name in chains.keys() if name.startswith("series")]  # so it is the warm-up
+    assert configure(None, {}, TINY).settings.save_s <= 10  # as the page says
 
 
 def test_a_finished_run_can_be_resumed(whole: SlmcOutcome) -> None:

@@ -29,6 +29,7 @@ from covarium.data.spin_samples import SpinSamples
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 from covarium.models.spin_transformer import SpinTransformer, deepened
+from covarium.simulation.exact_chain import ROUNDS
 from covarium.simulation.self_learning import Corrected, HeatBath, Kernel
 from covarium.systems.spin_field import SpinField
 from covarium.tasks.effective_action import EffectiveAction, independent_acceptance
@@ -127,13 +128,13 @@ class Stages:
             fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test), accepted))
             tasks.append(task)
         measured = [self.measure(task, linear, layers, test) for layers, task in enumerate(tasks)]
-        local = self.summary(plain, None, self.plain_segments() - 1, self.config.plain.chains * SWEEPS)
+        local = self.summary(plain, None, self.plain_segments() - ROUNDS, self.config.plain.chains * SWEEPS)
         return SlmcOutcome(self.out, self.config, local, tuple(fits), tuple(measured))
 
     # -- chains
 
     def plain_segments(self) -> int:
-        return 1 - (-self.config.plain.sweeps // SWEEPS)
+        return ROUNDS - (-self.config.plain.sweeps // SWEEPS)
 
     def plain(self) -> Chains:
         plain = self.config.plain
