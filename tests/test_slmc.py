@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from covarium import checkpoint
+from covarium.analysis.autocorrelation import estimate
 from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
@@ -96,6 +98,14 @@ def test_chains_that_are_too_short_are_named(whole: SlmcOutcome) -> None:
         slow = {key: replace(one, tau=tau) for key, one in whole.plain.estimates.items()}
         lines = too_short(replace(whole, plain=replace(whole.plain, estimates=slow), measured=()))
         assert len(lines) == said and all("plain.sweeps to 51" in line for line in lines)
+
+
+def test_too_few_measurements_are_named(whole: SlmcOutcome) -> None:
+    assert not [line for line in too_short(whole) if "linear" in line]
+    short = estimate(np.random.default_rng(0).normal(size=(1, 12)))
+    alone = replace(whole.measured[0], estimates=dict.fromkeys(OBSERVABLES, short))
+    lines = [line for line in too_short(replace(whole, measured=(alone,))) if "linear" in line]
+    assert len(lines) == 1 and "raise proposal.steps or proposal.chains" in lines[0]
 
 
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:

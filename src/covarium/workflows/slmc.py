@@ -12,10 +12,8 @@ a resumed run is the uninterrupted one to the bit (same machine and threads).
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +179,8 @@ class Stages:
         """Means with errors; ``measurements`` are made in each of the measured ``segments``."""
         series = chains.measured()
         estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES}
-        fractions = series["accepted"].numpy()
-        accepted = estimate(fractions)
-        # a few dozen steps of one series may look anticorrelated by accident
-        error = max(accepted.error, float(fractions.std(ddof=1)) / math.sqrt(fractions.size))
-        return Sampled(layers, replace(accepted, error=error), chains.seconds / (segments * measurements), estimates)
+        accepted = estimate(series["accepted"].numpy())
+        return Sampled(layers, accepted, chains.seconds / (segments * measurements), estimates)
 
     def _exact(self, spins: Tensor) -> Tensor:
         return self.physics.log_weight(self.physics.spectrum(spins))

@@ -78,8 +78,14 @@ def too_short(outcome: SlmcOutcome) -> list[str]:
     lengths += [(sampled, outcome.config.proposal.steps, "proposal.steps") for sampled in outcome.measured]
     found = []
     for sampled, length, key in lengths:
-        tau = max(sampled.estimates[observable].tau for observable in SLOW)
-        if length < ENOUGH * tau:
+        slowest = max((sampled.estimates[key] for key in SLOW), key=lambda one: one.tau)
+        tau = slowest.tau
+        if slowest.vague:
+            found.append(
+                f"Not to be trusted: so few measurements of {name(sampled)} tell autocorrelation times, and errors with "
+                f"them, to within {slowest.tau_error / tau:.0%} only; raise {key} or {key.split('.')[0]}.chains."
+            )
+        elif length < ENOUGH * tau:
             found.append(
                 f"Not to be trusted: chains of {name(sampled)} last {length / tau:.0f} autocorrelation times; "
                 f"raise {key} to {ENOUGH * tau:.0f} or more, and the warm-up with it."
