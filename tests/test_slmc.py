@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from covarium import checkpoint
-from covarium.analysis.autocorrelation import estimate
+from covarium.analysis.autocorrelation import Estimate, estimate
 from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
@@ -106,6 +106,27 @@ def test_too_few_measurements_are_named(whole: SlmcOutcome) -> None:
     alone = replace(whole.measured[0], estimates=dict.fromkeys(OBSERVABLES, short))
     lines = [line for line in too_short(replace(whole, measured=(alone,))) if "linear" in line]
     assert len(lines) == 1 and "raise proposal.steps or proposal.chains" in lines[0]
+
+
+TINIER = [*TINY, "model.layers=1", "training.steps=4", "proposal.chains=16"]
+
+
+@pytest.mark.parametrize("given", ["lattice.hund=0", "lattice.hopping=0", "lattice.size=3"])
+def test_what_does_not_fluctuate_is_not_judged(tmp_path: Path, given: str) -> None:
+    """Rounding has autocorrelation times too; and a lattice of odd size no sublattices."""
+    config = configure(None, {}, [*TINIER, given])
+    outcome = slmc(config, tmp_path / "run", progress=lambda *_: None)
+    assert outcome.plain is not None and outcome.report.exists()
+    assert ("staggered" in outcome.plain.estimates) == (config.lattice.size == 2)
+    expected = {"staggered", "magnetisation", "neighbours"} if config.lattice.size == 2 else {
+        "magnetisation", "energy", "neighbours"}  # fmt: skip
+    assert set(outcome.plain.slow) == expected
+    gains = {key: s.rate(key) / outcome.plain.rate(key) for s in outcome.measured[:1] for key in expected}
+    assert outcome.measured[0].gain(outcome.plain)[0] == min(gains.values())
+    noise = Estimate(-0.7, 1e-16, 400.0, 40.0, 3.0)
+    noisy = replace(outcome.plain, estimates=outcome.plain.estimates | {"energy": noise})
+    assert [line for line in too_short(replace(outcome, plain=noisy)) if "plain" in line and " 0 " in line] == []
+    assert worst(outcome) < 5
 
 
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:

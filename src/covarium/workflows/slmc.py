@@ -178,7 +178,7 @@ class Stages:
     def summary(self, chains: Chains, layers: int | None, segments: int, measurements: int) -> Sampled:
         """Means with errors; ``measurements`` are made in each of the measured ``segments``."""
         series = chains.measured()
-        estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES}
+        estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES if name in series}
         accepted = estimate(series["accepted"].numpy())
         return Sampled(layers, accepted, chains.seconds / (segments * measurements), estimates)
 
