@@ -33,7 +33,9 @@ class Sweeps:
 
 
 class ExactChains:
-    """Sequential local updates that leave W(S) invariant, to within 1e-9 in the logarithm of a ratio.
+    """Sequential local updates that leave W(S) invariant, to within 1e-9 · β · ``model.bound`` in the logarithm of a ratio.
+
+    The quadrature's tolerance is relative to the largest |log D|. Measured is a tenth of that and less.
 
     Args:
         model: the physics.
