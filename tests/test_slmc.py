@@ -1,7 +1,9 @@
 """``covarium slmc`` from nothing to a report; stopped and killed runs go on to the bit."""
 
+import html
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
 from covarium.workflows.slmc_config import configure
-from covarium.workflows.slmc_report import too_short, worst
+from covarium.workflows.slmc_report import few_chains, next_command, too_short, worst
 from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
@@ -127,6 +129,25 @@ def test_what_does_not_fluctuate_is_not_judged(tmp_path: Path, given: str) -> No
     noisy = replace(outcome.plain, estimates=outcome.plain.estimates | {"energy": noise})
     assert [line for line in too_short(replace(outcome, plain=noisy)) if "plain" in line and " 0 " in line] == []
     assert worst(outcome) < 5
+
+
+def test_few_plain_chains_are_named(whole: SlmcOutcome) -> None:
+    """The gain depends on them."""
+    for chains, said in ((8, 1), (31, 1), (32, 0), (64, 0)):
+        config = whole.config.model_copy(update={"plain": whole.config.plain.model_copy(update={"chains": chains})})
+        lines = few_chains(replace(whole, config=config))
+        assert len(lines) == said and all(f"over {chains} chains" in line for line in lines)
+    assert "The gain is over 8 chains of local updates" in whole.report.read_text()
+
+
+def test_the_next_command_works(whole: SlmcOutcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, and on a lattice that is another one."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(next_command(whole))
+    assert html.escape(next_command(whole)) in whole.report.read_text()
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    again = configure(Path(given["--config"]), {}, [given["--set"]])
+    assert again.lattice.size == 4 and again.plain == whole.config.plain
 
 
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def _show_plan(config: SlmcConfig, folder: Path) -> None:
 
 def _show_outcome(outcome: SlmcOutcome) -> None:
     from covarium.cli.console import findings, say, table
-    from covarium.workflows.slmc_report import facts, name, too_short
+    from covarium.workflows.slmc_report import facts, few_chains, name, too_short
 
     assert outcome.plain is not None
     plain = outcome.plain
@@ -81,7 +81,7 @@ def _show_outcome(outcome: SlmcOutcome) -> None:
         rows.append((name(s), str(fit.parameters), f"{fit.test_mse:.4f}", *_numbers(s, shown), gain))
     table("Each depth", ("model", "parameters", "test MSE", "acceptance", "CPU ms", f"τ {shown}", "gain"), rows)
     findings("", [(key, value, "") for key, value in facts(outcome).items()])
-    for line in too_short(outcome):
+    for line in (*few_chains(outcome), *too_short(outcome)):
         say(line)
     say(f"\nreport: {outcome.report}")
 

@@ -33,9 +33,10 @@ class Sweeps:
 
 
 class ExactChains:
-    """Sequential local updates that leave W(S) invariant, to within 1e-9 · β · ``model.bound`` in the logarithm of a ratio.
+    """Sequential local updates that leave W(S) invariant.
 
-    The quadrature's tolerance is relative to the largest |log D|. Measured is a tenth of that and less.
+    The logarithm of a ratio is right to within 1e-9 · β · ``model.bound``: the tolerance of the quadrature is relative
+    to the largest |log D|. Measured is a tenth of that and less.
 
     Args:
         model: the physics.

@@ -171,7 +171,10 @@ class Stages:
         return Corrected(below, self._exact)
 
     def samples_of(self, chains: Chains) -> SpinSamples:
-        """One chain after the other, so that parts of the samples are parts of the chains and share nothing."""
+        """One chain after the other, so that parts of the samples are parts of the chains.
+
+        They share no chain but the one that an end cuts through, whose samples on both sides of it are related.
+        """
         spins, weights = torch.cat(chains.samples).transpose(0, 1), torch.cat(chains.sample_weights).T
         return SpinSamples(SpinField(spins.flatten(0, 1), self.physics.size), weights.flatten())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from covarium import __version__
@@ -11,7 +12,9 @@ from covarium.analysis import report
 from covarium.analysis.autocorrelation import Estimate
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
+from covarium.workflows.slmc_config import PlainSection
 from covarium.workflows.slmc_results import Fitted, Sampled, SlmcOutcome
+from covarium.workflows.training_run import CONFIG
 
 ENOUGH = 10.0  # autocorrelation times; shorter chains bias times and errors by tenths
 
@@ -32,8 +35,7 @@ def write_report(outcome: SlmcOutcome, config: str) -> None:
         _scaling(fits),
         _observables(plain, measured),
         _efficiency(plain, measured),
-        Section("Next", text=["The same run again, with another lattice:"], commands=[
-            "covarium slmc --config config.resolved.yaml --set lattice.size=6 --out DIR"]),
+        Section("Next", text=["The same run again, with another lattice:"], commands=[next_command(outcome)]),
         Section("Configuration", code=config, folded=True),
     ]  # fmt: skip
     title = f"Self-learning Monte Carlo: double exchange on {lattice.size} × {lattice.size}"
@@ -42,6 +44,12 @@ def write_report(outcome: SlmcOutcome, config: str) -> None:
         f"β = {lattice.inverse_temperature:g}; covarium {__version__}"
     )
     report.write(outcome.report, title, sections, subtitle=where)
+
+
+def next_command(outcome: SlmcOutcome) -> str:
+    """The same on a lattice two sites larger, from wherever it is typed."""
+    config, size = shlex.quote(str((outcome.folder / CONFIG).absolute())), outcome.config.lattice.size + 2
+    return f"covarium slmc --config {config} --set lattice.size={size} --out DIR"
 
 
 def facts(outcome: SlmcOutcome) -> dict[str, str]:
@@ -66,7 +74,20 @@ def summary(outcome: SlmcOutcome) -> list[str]:
         f"Most samples per CPU second: {name(best(outcome))}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
+        *few_chains(outcome),
         *too_short(outcome),
+    ]
+
+
+def few_chains(outcome: SlmcOutcome) -> list[str]:
+    """That the gain is over local updates which are dearer than they need be."""
+    count, usual = outcome.config.plain.chains, PlainSection().chains
+    if count >= usual:
+        return []
+    return [
+        f"The gain is over {count} chain{'s' if count > 1 else ''} of local updates: each sweep of a chain costs more "
+        f"CPU time than with {usual} chains together, and the gain looks larger than it would beside those; set "
+        f"plain.chains to {usual} or more for one to be compared with others."
     ]
 
 
