@@ -1,23 +1,27 @@
 """``covarium slmc`` from nothing to a report; stopped and killed runs go on to the bit."""
 
+import html
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from covarium import checkpoint
+from covarium.analysis.autocorrelation import Estimate, estimate
 from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
 from covarium.workflows.slmc_config import configure
-from covarium.workflows.slmc_report import too_short, worst
+from covarium.workflows.slmc_report import few_chains, next_command, too_short, worst
 from covarium.workflows.slmc_results import OBSERVABLES, SlmcOutcome
 
 TINY = [
@@ -98,16 +102,64 @@ def test_chains_that_are_too_short_are_named(whole: SlmcOutcome) -> None:
         assert len(lines) == said and all("plain.sweeps to 51" in line for line in lines)
 
 
+def test_too_few_measurements_are_named(whole: SlmcOutcome) -> None:
+    assert not [line for line in too_short(whole) if "linear" in line]
+    short = estimate(np.random.default_rng(0).normal(size=(1, 12)))
+    alone = replace(whole.measured[0], estimates=dict.fromkeys(OBSERVABLES, short))
+    lines = [line for line in too_short(replace(whole, measured=(alone,))) if "linear" in line]
+    assert len(lines) == 1 and "raise proposal.steps or proposal.chains" in lines[0]
+
+
+TINIER = [*TINY, "model.layers=1", "training.steps=4", "proposal.chains=16"]
+
+
+@pytest.mark.parametrize("given", ["lattice.hund=0", "lattice.hopping=0", "lattice.size=3"])
+def test_what_does_not_fluctuate_is_not_judged(tmp_path: Path, given: str) -> None:
+    """Rounding has autocorrelation times too; and a lattice of odd size no sublattices."""
+    config = configure(None, {}, [*TINIER, given])
+    outcome = slmc(config, tmp_path / "run", progress=lambda *_: None)
+    assert outcome.plain is not None and outcome.report.exists()
+    assert ("staggered" in outcome.plain.estimates) == (config.lattice.size == 2)
+    expected = {"staggered", "magnetisation", "neighbours"} if config.lattice.size == 2 else {
+        "magnetisation", "energy", "neighbours"}  # fmt: skip
+    assert set(outcome.plain.slow) == expected
+    gains = {key: s.rate(key) / outcome.plain.rate(key) for s in outcome.measured[:1] for key in expected}
+    assert outcome.measured[0].gain(outcome.plain)[0] == min(gains.values())
+    noise = Estimate(-0.7, 1e-16, 400.0, 40.0, 3.0)
+    noisy = replace(outcome.plain, estimates=outcome.plain.estimates | {"energy": noise})
+    assert [line for line in too_short(replace(outcome, plain=noisy)) if "plain" in line and " 0 " in line] == []
+    assert worst(outcome) < 5
+
+
+def test_few_plain_chains_are_named(whole: SlmcOutcome) -> None:
+    """The gain depends on them."""
+    for chains, said in ((8, 1), (31, 1), (32, 0), (64, 0)):
+        config = whole.config.model_copy(update={"plain": whole.config.plain.model_copy(update={"chains": chains})})
+        lines = few_chains(replace(whole, config=config))
+        assert len(lines) == said and all(f"over {chains} chains" in line for line in lines)
+    assert "The gain is over 8 chains of local updates" in whole.report.read_text()
+
+
+def test_the_next_command_works(whole: SlmcOutcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, and on a lattice that is another one."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(next_command(whole))
+    assert html.escape(next_command(whole)) in whole.report.read_text()
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    again = configure(Path(given["--config"]), {}, [given["--set"]])
+    assert again.lattice.size == 4 and again.plain == whole.config.plain
+
+
 def test_the_same_seed_is_the_same_run(whole: SlmcOutcome, tmp_path: Path) -> None:
     again = run(tmp_path / "again")
     assert not again.interrupted
     assert_same(whole.folder, again.folder)
 
 
-@pytest.mark.parametrize("stage", ["plain", "fit-2", "measure-1"])
-def test_stopped_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("stop", [("plain", 3), ("plain", 12), ("fit-2", 3), ("measure-1", 3)], ids=str)
+def test_stopped_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stop: tuple[str, int]) -> None:
     out = tmp_path / "parts"
-    stopped = run(out, stop=(stage, 3))
+    stopped = run(out, stop=stop)
     assert stopped.interrupted and not stopped.report.exists()
     assert f"slmc --resume {out}" in stopped.resume_command
     assert not run(out, resume=True).interrupted
@@ -132,13 +184,29 @@ slmc(configure(None, {}, sys.argv[4:]), out, progress=progress)
 """
 
 
-@pytest.mark.parametrize(("stage", "count"), [("plain", 4), ("fit-1", 12)])
+@pytest.mark.parametrize(("stage", "count"), [("plain", 4), ("plain", 13), ("fit-1", 12)])
 def test_killed_runs_go_on_to_the_bit(whole: SlmcOutcome, tmp_path: Path, stage: str, count: int) -> None:
     out = tmp_path / "killed"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(out), stage, str(count), *TINY], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert not run(out, resume=True).interrupted
     assert_same(whole.folder, out)
+
+
+def test_the_warm_up_can_be_stopped(whole: SlmcOutcome, tmp_path: Path) -> None:
+    """It is most of what local updates do before anything is kept: no signal waits for its end."""
+    shown: list[set[str]] = []
+
+    def progress(stage: str, count: int, total: int, values: dict[str, float]) -> None:
+        shown.append(set(values))
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    slmc(configure(None, {}, TINY), tmp_path / "run", progress=progress)
+    assert shown == [{"step"}] * 4
+    with safe_open(tmp_path / "run" / "plain" / "chains.safetensors", "pt") as chains:
+        assert not [name for name in chains.keys() if name.startswith("series")]  # so it is the warm-up
+    assert configure(None, {}, TINY).settings.save_s <= 10  # as the page says
 
 
 def test_a_finished_run_can_be_resumed(whole: SlmcOutcome) -> None:
@@ -182,9 +250,27 @@ def test_the_resolved_configuration_is_the_configuration(whole: SlmcOutcome) -> 
     assert configure(whole.folder / "config.resolved.yaml", {}, []) == whole.config
 
 
+def test_effective_models_are_described_and_checked(whole: SlmcOutcome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", whole.folder / "fit-0") == 0
+    shown = capsys.readouterr().out
+    assert "O(3) x lattice" in shown and "2 × 2, periodic" in shown and "inverse temperature 6" in shown
+    assert call("check", "model", whole.folder / "fit-1") == 0
+    shown = capsys.readouterr().out
+    assert "O(3) x lattice log_weight" in shown and "float32" in shown and "FAILED" not in shown
+    # the finished fit, not the best of its training
+    fitted = whole.folder / "fit-1" / "model.safetensors"
+    assert call("info", whole.folder / "fit-1") == call("info", fitted) == 0
+    by_folder, by_name = capsys.readouterr().out.split("Model")[1:]
+    assert by_folder == by_name
+    assert call("check", "model", fitted, "some.xyz") == 2
+    assert "leave out 'some.xyz'" in capsys.readouterr().err
+
+
 def test_effective_models_are_no_potentials(whole: SlmcOutcome, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("info", whole.folder / "fit-1" / "model.safetensors") == 2
-    assert "'effective_action'" in capsys.readouterr().err
+    fitted = whole.folder / "fit-1" / "model.safetensors"
+    for command in (("predict", fitted, "a.xyz", "--out", "b.xyz"), ("evaluate", fitted, "a.xyz")):
+        assert call(*command) == 2, command
+        assert "effective_action" in capsys.readouterr().err
 
 
 def call(*arguments: str | Path) -> int:

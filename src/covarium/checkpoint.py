@@ -41,6 +41,7 @@ def v1_to_v2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 # Entry v − 1 turns a file of format v into one of format v + 1, purely: it returns new dictionaries.
 MIGRATIONS: tuple[Migration, ...] = (v1_to_v2,)
 FORMAT = 1 + len(MIGRATIONS)
+SMALL = 32  # sizes that cost nothing to build, whatever they mean
 
 FOREIGN = {
     b"PK\x03\x04": "a PyTorch or zip archive; its pickled content could run code when opened",
@@ -147,12 +148,17 @@ def _built(
 def refuse_beyond(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Before a model is built: no size of it can be greater than the number of its weights, and no layer is without.
 
+    Layers may share a tensor, stacked on its first axis. A small size costs nothing, and the side of a lattice may be
+    more than its couplings.
+
     Raises:
         CovariumError: names the first such size.
     """
     weights = sum(tensor.numel() for tensor in tensors.values())
+    layers = max([len(tensors), *(len(tensor) for tensor in tensors.values() if tensor.ndim > 2)])
     for name, value in config.items():
-        if isinstance(value, int) and value > (len(tensors) if name in ("num_layers", "num_blocks") else weights):
+        most = layers if name in ("num_layers", "num_blocks") else max(weights, SMALL)
+        if isinstance(value, int) and value > most:
             held = f"{weights} weights in {len(tensors)} tensors"
             raise CovariumError(f"{path}: {name} = {value} does not belong to a file of {held}")
 

@@ -42,6 +42,17 @@ def test_errors_are_honest() -> None:
     assert abs(taus.mean() / 4.5 - 1) < 0.1
 
 
+@pytest.mark.parametrize(("chains", "length"), [(1, 8), (1, 40), (2, 40), (1, 300)])
+def test_errors_of_short_series_do_not_collapse(chains: int, length: int) -> None:
+    """No run of independent measurements claims to know its mean much better than their scatter allows."""
+    for seed in range(300):
+        series = autoregressive(0.0, chains, length, seed)
+        naive = series.std(ddof=1) / np.sqrt(series.size)
+        assert estimate(series).error > 0.999 * naive, seed
+    short, long = (estimate(autoregressive(0.0, chains, n)) for n in (length, 4000))
+    assert short.vague == (chains * length < 95) and not long.vague
+
+
 def test_autocorrelation_equals_its_definition() -> None:
     series = autoregressive(0.7, 3, 50)
     centred = series - series.mean()

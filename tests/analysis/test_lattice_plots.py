@@ -29,7 +29,7 @@ def test_difference_is_in_standard_errors() -> None:
     assert abs(plots.difference(OTHER, GOOD) - 0.3 / np.hypot(0.1, 0.1)) < 1e-12
     assert plots.difference(EXACT, EXACT) == 0.0
     rounding = Estimate(1.0 + 2e-16, 7e-17, 0.5, 0.0, 10.0)
-    assert plots.difference(EXACT, rounding) == 0.0 and not plots.fluctuates(rounding)
+    assert plots.difference(EXACT, rounding) == 0.0 and not rounding.fluctuates
     assert plots.difference(GOOD, EXACT) == 0.0 and plots.difference(OTHER, EXACT) > 2
 
 

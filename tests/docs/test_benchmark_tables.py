@@ -1,5 +1,6 @@
 """Tables in the pages are those of the records."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -106,3 +107,20 @@ def test_the_budget_is_cpu_time(benchmarks, monkeypatch, tmp_path):
     assert row["steps"] == outcome.result.steps > 20 and row["peak_mb"] > 50
     assert row["training_cpu_s"] <= 2.0 + 10 * max(row["cpu_s_per_step"], 0.02)
     assert time.monotonic() - start >= 0.05 * row["steps"] + row["training_cpu_s"]
+
+
+@pytest.mark.parametrize("point", ["exchange", "level"])
+def test_the_page_of_slmc_holds_its_records(point):
+    page = (ROOT / "docs" / "slmc.md").read_text(encoding="utf-8")
+    summary = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    (record,) = (ROOT / "benchmarks" / "records").glob(f"*-slmc-depth-{point}/record.json")
+    rows = json.loads(record.read_text())["rows"]
+    for row in rows:
+        measured = f"{row['acceptance']:.3f} ± {row['acceptance_error']:.3f}"
+        name = row["layers"] or "0, linear"
+        line = (
+            f"| {name} | {row['parameters']} | {row['train_mse']:.2f} | {row['test_mse']:.2f} | {measured} | "
+            f"{row['independent']:.3f} | {row['exp_minus_root_mse']:.3f} |"
+        )
+        assert line in page
+        assert row["layers"] not in (0, 1, 2, 6) or f"{measured} ({row['independent']:.2f})" in summary

@@ -59,8 +59,13 @@ def test_free_electrons_without_coupling(size: int) -> None:
 
 def test_electrons_without_hopping_see_only_their_site() -> None:
     model = DoubleExchange(4, t=0.0, hund=3.0)
-    spectrum = model.spectrum(SpinField.random(1, 4, torch.Generator().manual_seed(1)).spins)
+    spins = SpinField.random(1, 4, torch.Generator().manual_seed(1)).spins
+    spectrum = model.spectrum(spins)
     np.testing.assert_allclose(spectrum.abs().numpy(), 1.5, atol=1e-13)
+    # spins have neighbours all the same
+    seen, hopping = model.observables(spins, spectrum), DoubleExchange(4, hund=3.0)
+    assert seen["neighbours"] == hopping.observables(spins, hopping.spectrum(spins))["neighbours"] != 0
+    assert abs(float(seen["energy"]) + 1.5 * np.tanh(7.5)) < 1e-13
 
 
 def test_energy_is_the_derivative_of_the_weight() -> None:

@@ -44,6 +44,19 @@ def test_every_decision_is_that_of_a_diagonalisation(model: DoubleExchange) -> N
     assert 0.05 < found.acceptance < 0.95
 
 
+@pytest.mark.parametrize(("beta", "told"), [(20.0, 5e-9), (120.0, 2e-8), (1e4, 1e-5)])
+def test_ratios_are_as_exact_as_the_pages_say(beta: float, told: float) -> None:
+    model, rng = DoubleExchange(4, beta=beta), torch.Generator().manual_seed(0)
+    chains, spins = ExactChains(model, 0.8), SpinField.random(300, 4, rng).spins
+    moved = spins.clone()
+    moved[:, 5] = SpinField.random(300, 4, rng).spins[:, 5]
+    before, after = model.spectrum(spins), model.spectrum(moved)
+    z = chains.nodes[:, None]
+    ratio = (torch.log((z - after[:, None]) / (z - before[:, None])).sum(-1) * chains.weights).sum(-1).imag
+    error = float((ratio - (model.log_weight(after) - model.log_weight(before))).abs().max())
+    assert error < told <= 1e-9 * beta * model.bound
+
+
 def test_the_resolvent_stays_that_of_the_spins() -> None:
     model = DoubleExchange(4, 1, 1, 0, 20)
     chains, spins = ExactChains(model, 0.8), SpinField.random(3, 4, torch.Generator().manual_seed(0)).spins

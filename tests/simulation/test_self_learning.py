@@ -31,6 +31,34 @@ def couplings(size: int, strength: float) -> Tensor:
     return (k + k.T).fill_diagonal_(0)
 
 
+@pytest.mark.parametrize("chains", [1, 2, 7])
+def test_the_start_is_left_as_it_is(chains: int) -> None:
+    """What is refused stays where it was, so nobody may move it."""
+    linear = HeatBath(couplings(2, 0.8), 1)
+    walkers, rng = start(linear, chains, 2)
+    before = walkers.spins.clone()
+    frozen = Corrected(linear, lambda spins: torch.full((len(spins),), -math.inf, dtype=torch.float64))
+    for kernel in (linear, Corrected(linear, linear.weight), frozen):
+        kernel(walkers, rng)
+        assert torch.equal(walkers.spins, before)
+
+
+def test_one_chain_is_corrected() -> None:
+    """Proposals from K = 0.8 in a single chain, corrected to K = 2.0."""
+    k = torch.zeros(4, 4, dtype=torch.float64)
+    k[0, 1] = k[1, 0] = 1.0
+    target = HeatBath(2.0 * k, 1)
+    kernel = Corrected(HeatBath(0.8 * k, 1), target.weight)
+    walkers, rng = start(kernel, 1, 2)
+    seen = []
+    for _ in range(6000):
+        walkers = kernel(walkers, rng)
+        seen.append((walkers.spins[:, 0] * walkers.spins[:, 1]).sum(-1))
+    found = estimate(torch.stack(seen[20:]).T.numpy())
+    assert found.error < 0.01 < langevin(2.0) - langevin(0.8)  # so that the uncorrected one would be seen
+    assert abs(found.mean - langevin(2.0)) < 4 * found.error
+
+
 @pytest.mark.parametrize("strength", [1e-8, 0.3, 3.0, 80.0])
 def test_drawn_spins_follow_their_field(strength: float) -> None:
     rng, count = torch.Generator().manual_seed(0), 200_000

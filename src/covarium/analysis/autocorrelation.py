@@ -14,6 +14,8 @@ import numpy as np
 from covarium.errors import CovariumError
 
 WINDOW = 6.0
+FEW = 100  # measurements, among which no anticorrelation can be told from accident
+BELIEVED = 3.0  # standard errors by which τ must lie below that of independent measurements
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Estimate:
     Attributes:
         mean: over all measurements.
         error: its standard error, correlations taken into account.
-        tau: integrated autocorrelation time in measurements, ½ for independent ones.
+        tau: integrated autocorrelation time in measurements, ½ for independent ones; less only where the measurements
+            are clearly anticorrelated.
         tau_error: its standard error.
         samples: the number of independent measurements that would give the same error.
     """
@@ -33,6 +36,16 @@ class Estimate:
     tau: float
     tau_error: float
     samples: float
+
+    @property
+    def fluctuates(self) -> bool:
+        """Whether it is more than rounding that makes the measurements differ, as of the density at half filling."""
+        return self.error > 1e-12 * abs(self.mean)
+
+    @property
+    def vague(self) -> bool:
+        """Whether τ, and the error with it, may well be half or twice as large."""
+        return self.tau_error > 0.5 * self.tau
 
 
 def estimate(series: np.ndarray) -> Estimate:
@@ -56,7 +69,10 @@ def estimate(series: np.ndarray) -> Estimate:
     enough = np.arange(length) >= WINDOW * np.maximum(taus, 1.0)
     window = int(np.argmax(enough)) if enough.any() else length - 1
     # the mean that was subtracted is that of the data: what it takes away (Wolff Eq. 32)
-    tau = max(float(taus[window]) * (1 + (2 * window + 1) / total), 0.5 / total)
+    tau = float(taus[window]) * (1 + (2 * window + 1) / total)
+    # less than ½ is anticorrelation, which few measurements show by accident, and with it errors of nearly nothing
+    accident = BELIEVED * 0.5 * math.sqrt(max(4 * window, 2.0) / total)
+    tau = max(tau, 0.5 / total if total >= FEW and tau < 0.5 - accident else 0.5)
     tau_error = tau * math.sqrt(max(4 * (window + 0.5 - tau), 2.0) / total)
     samples = total / (2 * tau)
     return Estimate(float(series.mean()), math.sqrt(variance / samples), tau, tau_error, samples)

@@ -84,7 +84,7 @@ def scaling(parameters: Sequence[int], mse: Sequence[float], fitted: Sequence[bo
 @mpl.rc_context(STYLE)
 def observables(plain: Mapping[str, Estimate], learnt: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Figure:
     """Self-learning minus plain Monte Carlo, in units of the error of the difference."""
-    names = [name for name in plain if fluctuates(plain[name])]
+    names = [name for name in plain if plain[name].fluctuates]
     figure, ax = _figure("observables", 6.4, 0.7 + 0.5 * len(names))
     ax.axvspan(-2, 2, color=GREY, alpha=0.18, linewidth=0)
     ax.axvline(0, color=GREY, linewidth=1)
@@ -114,14 +114,9 @@ def efficiency(labels: Sequence[str], rates: Mapping[str, Sequence[float]]) -> F
     return figure
 
 
-def fluctuates(one: Estimate) -> bool:
-    """Whether it is more than rounding that makes the measurements differ, as of the density at half filling."""
-    return one.error > 1e-12 * abs(one.mean)
-
-
 def difference(one: Estimate, other: Estimate) -> float:
     """In units of its standard error; 0 where nothing fluctuates and the means agree to rounding."""
-    if not fluctuates(one) and not fluctuates(other) and math.isclose(one.mean, other.mean, rel_tol=1e-10):
+    if not one.fluctuates and not other.fluctuates and math.isclose(one.mean, other.mean, rel_tol=1e-10):
         return 0.0
     return (one.mean - other.mean) / math.hypot(one.error, other.error)
 

@@ -70,20 +70,21 @@ def _show_plan(config: SlmcConfig, folder: Path) -> None:
 
 def _show_outcome(outcome: SlmcOutcome) -> None:
     from covarium.cli.console import findings, say, table
-    from covarium.workflows.slmc_report import facts, name, too_short
+    from covarium.workflows.slmc_report import facts, few_chains, name, too_short
 
     assert outcome.plain is not None
     plain = outcome.plain
-    rows = [("plain", "", "", *_numbers(plain), "1")]
+    shown = plain.slow[0]
+    rows = [("plain", "", "", *_numbers(plain, shown), "1")]
     for fit, s in zip(outcome.fits, outcome.measured, strict=True):
         gain = "{:.1f} ± {:.1f}".format(*s.gain(plain))
-        rows.append((name(s), str(fit.parameters), f"{fit.test_mse:.4f}", *_numbers(s), gain))
-    table("Each depth", ("model", "parameters", "test MSE", "acceptance", "CPU ms", "τ staggered", "gain"), rows)
+        rows.append((name(s), str(fit.parameters), f"{fit.test_mse:.4f}", *_numbers(s, shown), gain))
+    table("Each depth", ("model", "parameters", "test MSE", "acceptance", "CPU ms", f"τ {shown}", "gain"), rows)
     findings("", [(key, value, "") for key, value in facts(outcome).items()])
-    for line in too_short(outcome):
+    for line in (*few_chains(outcome), *too_short(outcome)):
         say(line)
     say(f"\nreport: {outcome.report}")
 
 
-def _numbers(s: Sampled) -> tuple[str, str, str]:
-    return f"{s.accepted.mean:.3f}", f"{1e3 * s.cpu_s:.3f}", f"{s.estimates['staggered'].tau:.2f}"
+def _numbers(s: Sampled, observable: str) -> tuple[str, str, str]:
+    return f"{s.accepted.mean:.3f}", f"{1e3 * s.cpu_s:.3f}", f"{s.estimates[observable].tau:.2f}"

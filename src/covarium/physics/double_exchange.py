@@ -89,20 +89,23 @@ class DoubleExchange:
         """Of each configuration, [B] each, and invariant under all symmetries.
 
         ``energy``: of the electrons per site. ``density``: electrons per site. ``magnetisation``: |Σ_i S_i|/N.
-        ``staggered``: |Σ_i ±S_i|²/N², ± alternating. ``neighbours``: mean of S_i·S_j over bonds.
+        ``staggered``: |Σ_i ±S_i|²/N², ± alternating, on even lattices only: on others no pattern of signs alternates.
+        ``neighbours``: mean of S_i·S_j over bonds.
         """
         n = spins.shape[1]
         occupation = self.occupation(spectrum)
-        sign = torch.from_numpy(sublattice(self.size)).to(spins)
-        bonds = torch.from_numpy(self.hopping != 0).to(spins)
+        bonds = torch.from_numpy(hopping(self.size, 1.0) != 0).to(spins)  # of the lattice, also where t = 0
         total = torch.einsum("bic,ij,bjc->b", spins, bonds, spins)
-        return {
+        found = {
             "energy": (spectrum * occupation).sum(-1) / n,
             "density": occupation.sum(-1) / n,
             "magnetisation": spins.mean(1).norm(dim=-1),
-            "staggered": (spins * sign[:, None]).mean(1).square().sum(-1),
             "neighbours": total / bonds.sum(),
         }
+        if self.size % 2 == 0:
+            sign = torch.from_numpy(sublattice(self.size)).to(spins)
+            found["staggered"] = (spins * sign[:, None]).mean(1).square().sum(-1)
+        return found
 
 
 def hamiltonian(spins: Tensor, hopping: np.ndarray, hund: float) -> Tensor:

@@ -21,6 +21,7 @@ from covarium.physics.double_exchange import DoubleExchange
 
 BLOCK = 8  # sites; larger blocks spend more on their own rows, smaller ones more on the whole resolvent
 GROUP = 32  # chains whose resolvents are held at a time
+ROUNDS, STEP = 10, 0.5  # of tuning, and where it starts
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Sweeps:
 
 
 class ExactChains:
-    """Sequential local updates that leave W(S) invariant, to within 1e-9 in the logarithm of a ratio.
+    """Sequential local updates that leave W(S) invariant.
+
+    The logarithm of a ratio is right to within 1e-9 · β · ``model.bound``: the tolerance of the quadrature is relative
+    to the largest |log D|. Measured is a tenth of that and less.
 
     Args:
         model: the physics.
@@ -131,12 +135,18 @@ def tune(model: DoubleExchange, spins: Tensor, sweeps: int, rng: torch.Generator
     Returns:
         The spins at its end, and the step.
     """
-    step, rounds = 0.5, 10
-    for _ in range(rounds):
-        done = ExactChains(model, step).run(spins, max(1, sweeps // rounds), rng)
-        spins = done.spins[-1]
-        step = float(np.clip(step * np.clip(done.acceptance / 0.5, 0.5, 2.0), 0.02, 5.0))
+    step = STEP
+    for _ in range(ROUNDS):
+        spins, step = tune_once(model, spins, step, sweeps, rng)
     return spins, step
+
+
+def tune_once(
+    model: DoubleExchange, spins: Tensor, step: float, sweeps: int, rng: torch.Generator
+) -> tuple[Tensor, float]:
+    """One of the ``ROUNDS`` of ``tune``, which starts with ``STEP``; ``sweeps`` are those of all rounds together."""
+    done = ExactChains(model, step).run(spins, max(1, sweeps // ROUNDS), rng)
+    return done.spins[-1], float(np.clip(step * np.clip(done.acceptance / 0.5, 0.5, 2.0), 0.02, 5.0))
 
 
 def _pauli(vectors: Tensor) -> Tensor:

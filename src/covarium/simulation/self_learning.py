@@ -59,8 +59,8 @@ class HeatBath:
         return 0.5 * (spins * (self.couplings @ spins)).sum((1, 2))
 
     def __call__(self, walkers: Walkers, rng: torch.Generator) -> Walkers:
-        # sites first: the field at a site is then one product
-        spins = walkers.spins.transpose(0, 1).contiguous()
+        # sites first: the field at a site is then one product. A copy always: of one chain ``contiguous`` makes none
+        spins = walkers.spins.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         sites = range(spins.shape[0])
         for _ in range(self.sweeps):
             for site in sites:

@@ -8,16 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from covarium.analysis import property_errors, token_errors
 from covarium.analysis.check import Check
 from covarium.analysis.errors import evaluate
 from covarium.analysis.report import Section, error_sections
+from covarium.analysis.spin_suite import check_spins
 from covarium.analysis.suite import check_potential, check_property
 from covarium.analysis.token_suite import check_tokens
 from covarium.config import RunConfig, build, merge, parse_assignment
 from covarium.data import Frame, read_structures
 from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
+from covarium.systems.spin_field import SpinField
 from covarium.workflows import evaluation, inference, loaded, loaded_property, memory, property_inference, token_runs
 from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import LoadedTask
@@ -82,6 +86,13 @@ def _check_tokens(model: LoadedTask, files: Sequence[Path], count: int) -> Itera
     return check_tokens(model.task, samples)
 
 
+def _check_spins(model: LoadedTask, files: Sequence[Path], count: int) -> Iterator[Check]:
+    if files:
+        raise CovariumError(f"checks of an effective model of spins draw fields of their own; leave out '{files[0]}'")
+    field = SpinField.random(max(count, 2), model.task.model.config.size, torch.Generator().manual_seed(0))
+    return check_spins(model.task, field)
+
+
 KINDS = {
     "potential": Kind(
         tasks=("potential", "denoise"),
@@ -125,6 +136,20 @@ KINDS = {
         about=lambda task: {},
         next_commands=token_runs.next_commands,
         checks=_check_tokens,
+    ),
+    # made by ``covarium slmc``: no run of ``covarium train``, no files of samples
+    "spins": Kind(
+        tasks=("effective_action",),
+        recipe="",
+        infer=_no_use,
+        evaluate=_no_use,
+        evaluate_files=_no_use,
+        sections=_no_use,
+        describe=loaded.describe_action,
+        unit=lambda task: "of the logarithm of a weight",
+        about=lambda task: {},
+        next_commands=lambda folder: [],
+        checks=_check_spins,
     ),
 }
 

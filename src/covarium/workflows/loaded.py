@@ -21,13 +21,14 @@ from covarium import checkpoint
 from covarium.analysis.errors import predict_frames
 from covarium.data import Frame, charge_and_spin, read_structures
 from covarium.errors import CovariumError, nearest
-from covarium.tasks import Potential, Property
+from covarium.tasks import EffectiveAction, Potential, Property
 from covarium.workflows.device import DTYPES, choose_device
 
 if TYPE_CHECKING:
     from covarium.simulation import Calculator
 
 BEST = "best.safetensors"
+FITTED = "model.safetensors"  # of a fit of `covarium slmc`, whose couplings are fitted anew to its best
 CONFIG = "config.resolved.yaml"
 # of the columns of a log, those that say how good a model is
 ERRORS = (
@@ -127,7 +128,10 @@ def refusal(loaded: LoadedTask) -> str:
         asked = f"predicts the property '{loaded.task.semantics.name}'"
     else:
         asked = f"answers questions of the kind '{loaded.header['task']['kind']}'"
-    return f"{loaded.path} {asked}, not energies and forces, and does not serve this"
+    return (
+        f"{loaded.path} {asked}, not energies and forces, and does not serve this; "
+        "`covarium info` and `covarium check model` say more of it"
+    )
 
 
 def load_task(
@@ -153,7 +157,8 @@ def model_file(path: Path) -> Path:
     Raises:
         CovariumError: there is none.
     """
-    file = path / BEST if path.is_dir() else path
+    fitted = path / FITTED
+    file = (fitted if fitted.is_file() else path / BEST) if path.is_dir() else path
     if not file.is_file():
         if path.is_dir():
             raise CovariumError(f"'{path}' holds no {BEST}; give the folder of a finished run, or a .safetensors file")
@@ -267,6 +272,18 @@ def describe_potential(potential: Potential) -> list[tuple[str, str, str]]:
         ("forces", rule, warning),
         ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
         ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),
+    ]
+
+
+def describe_action(task: EffectiveAction) -> list[tuple[str, str, str]]:
+    """Lines (what, value, remark) about an effective model of spins."""
+    model, physics = task.model, ", ".join(f"{name.replace('_', ' ')} {x:g}" for name, x in task.physics.items())
+    couplings = ", ".join(f"{x:.4g}" for x in model.J.tolist())
+    return [
+        ("symmetry", model.group, "spins turned and reflected alike; translations and point group"),
+        ("lattice", f"{model.config.size} × {model.config.size}, periodic", ""),
+        ("stands for", physics or "not stated", "double exchange" if physics else ""),
+        ("couplings", couplings, "by shell of neighbours, nearest first; units of the temperature"),
     ]
 
 

@@ -12,10 +12,8 @@ a resumed run is the uninterrupted one to the bit (same machine and threads).
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,14 @@ from covarium.data.spin_samples import SpinSamples
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 from covarium.models.spin_transformer import SpinTransformer, deepened
+from covarium.simulation.exact_chain import ROUNDS
 from covarium.simulation.self_learning import Corrected, HeatBath, Kernel
 from covarium.systems.spin_field import SpinField
 from covarium.tasks.effective_action import EffectiveAction, independent_acceptance
 from covarium.training import Event, train
 from covarium.training.state import FILE as STATE
 from covarium.workflows.device import use_threads
+from covarium.workflows.loaded import FITTED
 from covarium.workflows.slmc_chains import (
     Chains,
     Progress,
@@ -126,13 +126,13 @@ class Stages:
             fits.append(Fitted(layers, count, task.mse(train_set), task.mse(test), accepted))
             tasks.append(task)
         measured = [self.measure(task, linear, layers, test) for layers, task in enumerate(tasks)]
-        local = self.summary(plain, None, self.plain_segments() - 1, self.config.plain.chains * SWEEPS)
+        local = self.summary(plain, None, self.plain_segments() - ROUNDS, self.config.plain.chains * SWEEPS)
         return SlmcOutcome(self.out, self.config, local, tuple(fits), tuple(measured))
 
     # -- chains
 
     def plain_segments(self) -> int:
-        return 1 - (-self.config.plain.sweeps // SWEEPS)
+        return ROUNDS - (-self.config.plain.sweeps // SWEEPS)
 
     def plain(self) -> Chains:
         plain = self.config.plain
@@ -171,19 +171,19 @@ class Stages:
         return Corrected(below, self._exact)
 
     def samples_of(self, chains: Chains) -> SpinSamples:
-        """One chain after the other, so that parts of the samples are parts of the chains and share nothing."""
+        """One chain after the other, so that parts of the samples are parts of the chains.
+
+        They share no chain but the one that an end cuts through, whose samples on both sides of it are related.
+        """
         spins, weights = torch.cat(chains.samples).transpose(0, 1), torch.cat(chains.sample_weights).T
         return SpinSamples(SpinField(spins.flatten(0, 1), self.physics.size), weights.flatten())
 
     def summary(self, chains: Chains, layers: int | None, segments: int, measurements: int) -> Sampled:
         """Means with errors; ``measurements`` are made in each of the measured ``segments``."""
         series = chains.measured()
-        estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES}
-        fractions = series["accepted"].numpy()
-        accepted = estimate(fractions)
-        # a few dozen steps of one series may look anticorrelated by accident
-        error = max(accepted.error, float(fractions.std(ddof=1)) / math.sqrt(fractions.size))
-        return Sampled(layers, replace(accepted, error=error), chains.seconds / (segments * measurements), estimates)
+        estimates = {name: estimate(series[name].numpy()) for name in OBSERVABLES if name in series}
+        accepted = estimate(series["accepted"].numpy())
+        return Sampled(layers, accepted, chains.seconds / (segments * measurements), estimates)
 
     def _exact(self, spins: Tensor) -> Tensor:
         return self.physics.log_weight(self.physics.spectrum(spins))
@@ -216,8 +216,8 @@ class Stages:
         """One more layer; couplings are fitted anew to the effective spins before and after the training."""
         task = EffectiveAction(deepened(start.model), physics=start.physics)
         folder = self.out / f"fit-{layers}"
-        if (folder / "model.safetensors").exists():
-            loaded: EffectiveAction = checkpoint.load(folder / "model.safetensors").task
+        if (folder / FITTED).exists():
+            loaded: EffectiveAction = checkpoint.load(folder / FITTED).task
             return loaded
         task.refit(samples)
         settings = self.config.settings
@@ -240,7 +240,7 @@ class Stages:
     def saved(self, task: EffectiveAction, layers: int) -> EffectiveAction:
         folder = self.out / f"fit-{layers}"
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder / "model.safetensors", task, {"covarium": __version__})
+        checkpoint.save(folder / FITTED, task, {"covarium": __version__})
         return task
 
 

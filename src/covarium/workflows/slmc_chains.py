@@ -19,7 +19,7 @@ from torch import Tensor
 from covarium.checkpoint import read_file, write_file
 from covarium.errors import CovariumError
 from covarium.physics.double_exchange import DoubleExchange
-from covarium.simulation.exact_chain import ExactChains, tune
+from covarium.simulation.exact_chain import ROUNDS, STEP, ExactChains, tune_once
 from covarium.simulation.self_learning import Corrected, Walkers
 from covarium.training.interrupt import Interrupt
 
@@ -103,19 +103,22 @@ def run(
 
 
 def local_segment(physics: DoubleExchange, warmup: int, sweeps: int, every: int) -> Segment:
-    """Exact local updates: the first segment warms up; each of the others makes ``sweeps`` sweeps, measures after each
-    one and keeps every ``every``-th configuration."""
+    """Exact local updates: the first ``ROUNDS`` segments warm up; each of the others makes ``sweeps`` sweeps, measures
+    after each one and keeps every ``every``-th configuration."""
 
     def segment(chains: Chains, rng: torch.Generator) -> dict[str, float]:
-        if chains.done == 0:
-            chains.spins, chains.step = tune(physics, chains.spins, warmup, rng)
+        if chains.done < ROUNDS:
+            step = chains.step if chains.done else STEP
+            # a copy, not a view of all sweeps: it is what a file gives back
+            spins, chains.step = tune_once(physics, chains.spins, step, warmup, rng)
+            chains.spins = spins.clone()
             return {"step": chains.step}
         before = time.process_time()
         moved = ExactChains(physics, chains.step).run(chains.spins, sweeps, rng)
         chains.seconds += time.process_time() - before
         _accepted(chains, moved.acceptance)
         chains.spins = moved.spins[-1].clone()
-        for number, spins in enumerate(moved.spins, start=(chains.done - 1) * sweeps):
+        for number, spins in enumerate(moved.spins, start=(chains.done - ROUNDS) * sweeps):
             _measure(chains, physics, spins)
             if number % every == 0:
                 _keep(chains, spins)
@@ -168,7 +171,7 @@ def _write(path: Path, chains: Chains, rng: torch.Generator) -> None:
     tensors |= {f"series.{name}": torch.cat(parts) for name, parts in chains.series.items()}
     if chains.samples:
         tensors |= {"samples": torch.cat(chains.samples), "sample_weights": torch.cat(chains.sample_weights)}
-    header = {"format": 2, "done": chains.done, "seconds": chains.seconds, "step": chains.step}
+    header = {"format": 3, "done": chains.done, "seconds": chains.seconds, "step": chains.step}
     write_file(path, tensors, KEY, header)
 
 
@@ -176,7 +179,7 @@ def _read(path: Path, rng: torch.Generator) -> Chains:
     mapped, header = read_file(path, KEY)
     # a copy starts where torch puts new memory; the last bit of a vectorised sum depends on that
     tensors = {name: tensor.clone() for name, tensor in mapped.items()}
-    if header.pop("format") != 2:
+    if header.pop("format") != 3:
         raise CovariumError(f"{path} was written by another version of Covarium; start a new run")
     rng.set_state(tensors["rng"])
     prefix = "series."

@@ -17,7 +17,7 @@ from covarium.training import Settings
 # Measured on 4 × 4 and 6 × 6: lower rates end higher, larger ones gain nothing.
 TRAINING: Mapping[str, Any] = {
     "steps": 1500, "lr": 3e-3, "batch_size": 256, "weight_decay": 0.0, "ema_decay": 0.99, "clip_norm": 1.0,
-    "save_s": 20.0,
+    "save_s": 10.0,
 }  # fmt: skip
 
 

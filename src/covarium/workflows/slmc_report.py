@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from covarium import __version__
@@ -11,7 +12,9 @@ from covarium.analysis import report
 from covarium.analysis.autocorrelation import Estimate
 from covarium.analysis.errors import Table
 from covarium.analysis.report import Section
-from covarium.workflows.slmc_results import OBSERVABLES, SLOW, Fitted, Sampled, SlmcOutcome
+from covarium.workflows.slmc_config import PlainSection
+from covarium.workflows.slmc_results import Fitted, Sampled, SlmcOutcome
+from covarium.workflows.training_run import CONFIG
 
 ENOUGH = 10.0  # autocorrelation times; shorter chains bias times and errors by tenths
 
@@ -32,8 +35,7 @@ def write_report(outcome: SlmcOutcome, config: str) -> None:
         _scaling(fits),
         _observables(plain, measured),
         _efficiency(plain, measured),
-        Section("Next", text=["The same run again, with another lattice:"], commands=[
-            "covarium slmc --config config.resolved.yaml --set lattice.size=6 --out DIR"]),
+        Section("Next", text=["The same run again, with another lattice:"], commands=[next_command(outcome)]),
         Section("Configuration", code=config, folded=True),
     ]  # fmt: skip
     title = f"Self-learning Monte Carlo: double exchange on {lattice.size} × {lattice.size}"
@@ -42,6 +44,12 @@ def write_report(outcome: SlmcOutcome, config: str) -> None:
         f"β = {lattice.inverse_temperature:g}; covarium {__version__}"
     )
     report.write(outcome.report, title, sections, subtitle=where)
+
+
+def next_command(outcome: SlmcOutcome) -> str:
+    """The same on a lattice two sites larger, from wherever it is typed."""
+    config, size = shlex.quote(str((outcome.folder / CONFIG).absolute())), outcome.config.lattice.size + 2
+    return f"covarium slmc --config {config} --set lattice.size={size} --out DIR"
 
 
 def facts(outcome: SlmcOutcome) -> dict[str, str]:
@@ -60,13 +68,26 @@ def facts(outcome: SlmcOutcome) -> dict[str, str]:
 def summary(outcome: SlmcOutcome) -> list[str]:
     plain = outcome.plain
     assert plain is not None
-    comparisons = len(outcome.measured) * sum(plots.fluctuates(e) for e in plain.estimates.values())
+    comparisons = len(outcome.measured) * sum(e.fluctuates for e in plain.estimates.values())
     expected = math.sqrt(2 * math.log(max(comparisons, 2)))
     return [
         f"Most samples per CPU second: {name(best(outcome))}; the gain is that of the observable that profits least.",
         f"{comparisons} means were compared with plain Monte Carlo; the largest of so many differences is expected at "
         f"about {expected:.1f} standard errors.",
+        *few_chains(outcome),
         *too_short(outcome),
+    ]
+
+
+def few_chains(outcome: SlmcOutcome) -> list[str]:
+    """That the gain is over local updates which are dearer than they need be."""
+    count, usual = outcome.config.plain.chains, PlainSection().chains
+    if count >= usual:
+        return []
+    return [
+        f"The gain is over {count} chain{'s' if count > 1 else ''} of local updates: each sweep of a chain costs more "
+        f"CPU time than with {usual} chains together, and the gain looks larger than it would beside those; set "
+        f"plain.chains to {usual} or more for one to be compared with others."
     ]
 
 
@@ -78,8 +99,14 @@ def too_short(outcome: SlmcOutcome) -> list[str]:
     lengths += [(sampled, outcome.config.proposal.steps, "proposal.steps") for sampled in outcome.measured]
     found = []
     for sampled, length, key in lengths:
-        tau = max(sampled.estimates[observable].tau for observable in SLOW)
-        if length < ENOUGH * tau:
+        slowest = max((sampled.estimates[key] for key in plain.slow), key=lambda one: one.tau)
+        tau = slowest.tau
+        if slowest.vague:
+            found.append(
+                f"Not to be trusted: so few measurements of {name(sampled)} tell autocorrelation times, and errors "
+                f"with them, to within {slowest.tau_error / tau:.0%} only; raise {key} or {key.split('.')[0]}.chains."
+            )
+        elif length < ENOUGH * tau:
             found.append(
                 f"Not to be trusted: chains of {name(sampled)} last {length / tau:.0f} autocorrelation times; "
                 f"raise {key} to {ENOUGH * tau:.0f} or more, and the warm-up with it."
@@ -106,7 +133,7 @@ def worst(outcome: SlmcOutcome) -> float:
     plain = outcome.plain
     assert plain is not None
     return max(abs(plots.difference(s.estimates[key], plain.estimates[key])) for s in outcome.measured for key in
-               OBSERVABLES)  # fmt: skip
+               plain.estimates)  # fmt: skip
 
 
 def _acceptance(fits: Sequence[Fitted], measured: Sequence[Sampled]) -> Section:
@@ -139,8 +166,8 @@ def _scaling(fits: Sequence[Fitted]) -> Section:
 
 def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     all_of_them = [plain, *measured]
-    rows = tuple((name(s), *(_with_error(s.estimates[key]) for key in OBSERVABLES)) for s in all_of_them)
-    header = ("method", *OBSERVABLES)
+    rows = tuple((name(s), *(_with_error(s.estimates[key]) for key in plain.estimates)) for s in all_of_them)
+    header = ("method", *plain.estimates)
     figure = plots.observables(plain.estimates, [(name(s), s.estimates) for s in measured])
     text = "Self-learning minus plain Monte Carlo with local exact updates; grey: two standard errors."
     return Section("Observables", tables=[Table("Means ± standard errors", header, rows)], figures=[(figure, text)])
@@ -148,20 +175,22 @@ def _observables(plain: Sampled, measured: Sequence[Sampled]) -> Section:
 
 def _efficiency(plain: Sampled, measured: Sequence[Sampled]) -> Section:
     all_of_them = [plain, *measured]
-    times = tuple((name(s), f"{1e3 * s.cpu_s:.3f}", *(_tau(s.estimates[key]) for key in SLOW)) for s in all_of_them)
+    times = tuple(
+        (name(s), f"{1e3 * s.cpu_s:.3f}", *(_tau(s.estimates[key]) for key in plain.slow)) for s in all_of_them
+    )
     rates = tuple(
         (
             name(s),
-            *(f"{s.rate(key):,.1f}" for key in SLOW),
+            *(f"{s.rate(key):,.1f}" for key in plain.slow),
             "1" if s is plain else "{:.1f} ± {:.1f}".format(*s.gain(plain)),
         )
         for s in all_of_them
     )
     tables = [
-        Table("Autocorrelation times τ", ("method", "CPU ms", *SLOW), times),
-        Table("Independent samples per CPU second", ("method", *SLOW, "gain"), rates),
+        Table("Autocorrelation times τ", ("method", "CPU ms", *plain.slow), times),
+        Table("Independent samples per CPU second", ("method", *plain.slow, "gain"), rates),
     ]
-    figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in SLOW})
+    figure = plots.efficiency([name(s) for s in all_of_them], {k: [s.rate(k) for s in all_of_them] for k in plain.slow})
     text = [
         "One measurement is a sweep of local updates, or one step of self-learning, of one chain. τ is the integrated "
         "autocorrelation time in measurements, ½ when they are independent. The gain is that of the observable that "
@@ -177,7 +206,7 @@ def _tau(one: Estimate) -> str:
 
 def _with_error(one: Estimate) -> str:
     """The error with two digits, and as many of the mean as it leaves."""
-    if not plots.fluctuates(one):
+    if not one.fluctuates:
         return f"{one.mean:.6g}"
     digits = max(0, 1 - math.floor(math.log10(one.error)))
     return f"{one.mean:.{digits}f} ± {one.error:.{digits}f}"

@@ -32,16 +32,23 @@ class Sampled:
     cpu_s: float
     estimates: dict[str, Estimate]
 
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Of the observables by which efficiency is judged, those that are measured here and not constant."""
+        return tuple(name for name in SLOW if name in self.estimates and self.estimates[name].fluctuates)
+
     def rate(self, name: str) -> float:
-        """Independent samples of one observable per CPU second."""
-        return 1.0 / (2 * self.estimates[name].tau * self.cpu_s)
+        """Independent samples of one observable per CPU second; none where it does not move."""
+        found = self.estimates[name]
+        return 1.0 / (2 * found.tau * self.cpu_s) if found.fluctuates else 0.0
 
     def gain(self, plain: Sampled) -> tuple[float, float]:
         """Independent samples per CPU second over those of plain Monte Carlo, and the standard error of that.
 
-        Of the observable that profits least; the error is that of its two autocorrelation times.
+        Of the observable that profits least, among those that are not constant in plain Monte Carlo; the error is that
+        of its two autocorrelation times.
         """
-        name = min(SLOW, key=lambda name: self.rate(name) / plain.rate(name))
+        name = min(plain.slow, key=lambda name: self.rate(name) / plain.rate(name))
         ratio = self.rate(name) / plain.rate(name)
         own, other = self.estimates[name], plain.estimates[name]
         return ratio, ratio * math.hypot(own.tau_error / own.tau, other.tau_error / other.tau)
