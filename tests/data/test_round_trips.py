@@ -193,8 +193,11 @@ def test_missing_labels_stay_missing_and_training_says_so(tmp_path: Path) -> Non
 
 
 def small_blocks(source: Path, out: Path) -> None:
-    store_writing.BLOCK = 7
-    convert(source, out)
+    before, store_writing.BLOCK = store_writing.BLOCK, 7
+    try:
+        convert(source, out)
+    finally:
+        store_writing.BLOCK = before
 
 
 def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None:
