@@ -84,8 +84,11 @@ def test_too_little_is_refused_with_the_least_that_works() -> None:
         fit(model, graph, "1MB", forces=True, training=True, remedy=", or else")
     least = re.search(r"; (\S+GB)", str(no.value))[1]
     found = fit(model, graph, least, forces=True, training=True)
-    assert found.tile in (memory.SMALLEST, 2 * memory.SMALLEST) and found.needed <= in_bytes(least)
-    more = fit(model, graph, f"{in_bytes(least) / 1e6 + 10:.0f}MB", forces=True, training=True)
+    # it is rounded up to 10 MB, in which the next sizes may fit already
+    assert found.tile is not None and found.needed <= in_bytes(least)
+    with pytest.raises(CovariumError, match=re.escape(f"; {least} is the least")):
+        fit(model, graph, f"{in_bytes(least) / 1e6 - 11:.0f}MB", forces=True, training=True)
+    more = fit(model, graph, f"{in_bytes(least) / 1e6 + 30:.0f}MB", forces=True, training=True)
     assert more.tile is None or more.tile > found.tile
 
 
