@@ -270,6 +270,8 @@ def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
             blocks = json.loads(journal.read_text())["blocks"]
             assert blocks >= killed  # at least one more each time
     assert killed >= 1
+    with pytest.raises(CovariumError, match="exists already"):  # one killed just after its move left an empty folder
+        convert(tmp_path / "own.frames", out)
     assert [path.name for path in folder.iterdir()] == [out.name]
     if suffix == ".db":  # holds the time of writing
         assert [r.values["energy"] for r in load(out, {}, None)] == [

@@ -162,12 +162,13 @@ for (const root of document.querySelectorAll(".viewer")) {
   for (const box of [byError, arrows, byAttention, layer]) box.addEventListener("change", draw);
   choice.addEventListener("change", () => show(Number(choice.value)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  new ResizeObserver(() => {
+  function fit() {
     const ratio = window.devicePixelRatio || 1;
     [width, height] = [canvas.clientWidth, canvas.clientHeight];
     [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    draw();
-  }).observe(canvas);
+  }
+  fit(); // at once: an observer is heard with the next painted frame, which a busy or hidden page may not make for long
   show(0);
+  new ResizeObserver(() => { fit(); draw(); }).observe(canvas);
 }
