@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -11,28 +9,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from command import call
+from test_report import BROWSER, browse, needs_browser
 
 from covarium import checkpoint
-from covarium.cli import main
 from covarium.models import MODELS
 from covarium.tasks import Potential
 
-sys.path.insert(0, str(Path(__file__).parent / "analysis"))
-from test_report import BROWSER, browse, needs_browser
-
 NAMES = ("CH3CH2OH", "H2O", "C6H6", "CH3OH", "NH3")
-
-
-def call(*arguments):
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")

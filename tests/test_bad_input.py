@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import string
-import sys
 import warnings
 from pathlib import Path
 
 import ase.io
+import command
 import numpy as np
 import pytest
 import torch
@@ -15,31 +15,22 @@ from ase import Atoms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import limited
+from sound import labelled, molecules, relabel, write
 
 from covarium import checkpoint
-from covarium.cli import main
 from covarium.models import EquiformerV2
 from covarium.tasks import Potential
 from covarium.workflows.doctor import TINY
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from sound import labelled, molecules, relabel, write
 
 ANYTHING = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SECONDS = 60  # of one command, on a machine that is busy
 
 
 def call(*arguments: str | Path) -> int:
-    """The exit code of a command run in this process."""
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        with limited(SECONDS), pytest.raises(SystemExit) as end, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            main()
-    finally:
-        sys.argv = before
-    return end.value.code or 0
+    """The exit code of a command that ends in time, run in this process."""
+    with limited(SECONDS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return command.call(*arguments)
 
 
 @pytest.fixture(scope="module")

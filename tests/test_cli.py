@@ -17,10 +17,11 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixBondLengths
+from command import call
 from safetensors import safe_open
 
 import covarium
-from covarium.cli import _explain, main
+from covarium.cli import _explain
 from covarium.errors import CovariumError
 
 TINY = (
@@ -41,19 +42,6 @@ def labelled(count: int, seed: int) -> list[Atoms]:
         atoms.calc = SinglePointCalculator(atoms, **results)
         frames.append(atoms)
     return frames
-
-
-def call(*arguments: str | Path) -> int:
-    """The exit code of a command run in this process."""
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 def fingerprint(model: Path) -> str:

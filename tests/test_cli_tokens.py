@@ -8,20 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command import call
 from safetensors import safe_open
 
-from covarium.cli import main
-
 TINY = ["--set", "model.num_blocks=1", "--set", "training.steps=6", "--device", "cpu", "--threads", "1"]
-
-
-def call(*arguments: object) -> int:
-    """The exit code of a command, run in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["covarium", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-    return int(left.value.code or 0)
 
 
 def fingerprint(model: Path) -> str:

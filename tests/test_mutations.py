@@ -10,7 +10,6 @@ import gzip
 import io
 import lzma
 import resource
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import pytest
 import torch
 from ase.constraints import FixAtoms
 from mutations import limited, mutated
+from sound import crystals, molecules
 
 from covarium import checkpoint
 from covarium.config import RunConfig, build, read_yaml
@@ -36,9 +36,6 @@ from covarium.models import EquiformerV2
 from covarium.tasks import Potential
 from covarium.workflows.doctor import TINY
 from covarium.workflows.loaded import load
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from sound import crystals, molecules
 
 VASP = Path(ase.__file__).parent / "test" / "testdata" / "vasp"
 SECONDS = 20  # of one case, on a machine that is busy

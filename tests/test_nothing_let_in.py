@@ -9,7 +9,6 @@ import io
 import pickle
 import socket
 import sqlite3
-import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +20,10 @@ import torch
 import yaml
 from ase import Atoms
 from ase.io.pickletrajectory import PickleTrajectory
+from command import call
+from sound import molecules, write
 
 from covarium import checkpoint
-from covarium.cli import main
 from covarium.config import RunConfig, build, parse_assignment, read_yaml
 from covarium.data import read, read_structures
 from covarium.data.survey import Survey
@@ -32,9 +32,6 @@ from covarium.models import EquiformerV2
 from covarium.tasks import Potential
 from covarium.workflows.doctor import TINY
 from covarium.workflows.loaded import load
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from sound import molecules, write
 
 
 class Payload:
@@ -242,15 +239,3 @@ def test_nothing_asks_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert call("train", path, *options, "--out", run, "--threads", "1") == 0
     assert call("predict", run, path, "--out", tmp_path / "x.extxyz") == 0
     assert call("info", run) == 0
-
-
-def call(*arguments: str | Path) -> int:
-    """The exit code of a command run in this process."""
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-    return end.value.code or 0

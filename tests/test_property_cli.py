@@ -1,16 +1,15 @@
 """From a file of molecules with a property to a model of it and its use, as a user types it."""
 
 import json
-import sys
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from command import call
 
 import covarium
-from covarium.cli import main
 
 NAMES = ("CH4", "H2O", "CO2", "C2H6", "NH3", "CH3OH", "C6H6", "HCN", "C2H4", "H2CO", "C2H2", "N2H4")
 TINY = (
@@ -38,18 +37,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frames.append(atoms)
     ase.io.write(path, frames, format="extxyz")
     return path
-
-
-def call(*arguments: str | Path) -> int:
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.mark.parametrize(

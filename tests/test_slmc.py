@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import call
 from safetensors import safe_open
 
 from covarium import checkpoint
 from covarium.analysis.autocorrelation import Estimate, estimate
-from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.workflows.slmc import resumed_config, slmc
 from covarium.workflows.slmc_config import configure
@@ -271,18 +271,6 @@ def test_effective_models_are_no_potentials(whole: SlmcOutcome, capsys: pytest.C
     for command in (("predict", fitted, "a.xyz", "--out", "b.xyz"), ("evaluate", fitted, "a.xyz")):
         assert call(*command) == 2, command
         assert "effective_action" in capsys.readouterr().err
-
-
-def call(*arguments: str | Path) -> int:
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,16 @@
 """Attention as models compute it, its rollout, and its tables."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from family_equiformer import equiformer_graph
+from family_equiformer_v2 import _v2_graph
+from family_equiformer_v3 import _graph as v3_graph
+from family_torchmd_et import _graph as et_graph
 from safetensors.torch import load_file
 
 from covarium.analysis.attention import attention_of_frames, attention_rollout, even_rollout, observe, rollout
@@ -25,12 +28,6 @@ from covarium.ops.gather import scatter_sum
 from covarium.pretrained import equiformer, equiformer_v2, equiformer_v3, torchmd_et
 from covarium.systems import AtomGraph, atom_graph
 from covarium.tasks import Potential
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
-from family_equiformer import equiformer_graph
-from family_equiformer_v2 import _v2_graph
-from family_equiformer_v3 import _graph as v3_graph
-from family_torchmd_et import _graph as et_graph
 
 PARITY = Path(__file__).parents[1] / "parity"
 SMALL = {

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from command import call
 from sound import labelled, molecules, relabel, write
 
 from covarium import checkpoint
-from covarium.cli import main
 from covarium.models import EquiformerV2
 from covarium.tasks import Potential
 from covarium.workflows.doctor import TINY
-
-
-def call(*arguments: str | Path) -> int:
-    """The exit code of a command run in this process."""
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-    return end.value.code or 0
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Files of the exact structure that official training scripts leave, with the weights of the parity cases."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 PARITY = Path(__file__).parents[1] / "parity"
-sys.path.insert(0, str(PARITY))  # the readers of the cases
 MEAN, STD = -0.7554450631141663, 2.887317180633545
 FORCES = 0.511
 

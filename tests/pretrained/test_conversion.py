@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from command import call
+from mutations import limited
 from stand_ins import FORCES, MEAN, PARITY, STD, case, fairchem, lightning, ocp
 from torch import Tensor
 
 from covarium import checkpoint
-from covarium.cli import main
 from covarium.errors import CovariumError
 from covarium.models import Equiformer, EquiformerV2
 from covarium.pretrained import equiformer, equiformer_v2
 from covarium.pretrained.conversion import convert
 from covarium.tasks import Potential, Property
 from covarium.units import KCAL_PER_MOL
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from mutations import limited
 
 
 def written(content: object, folder: Path) -> Path:
@@ -157,40 +154,28 @@ def test_full_size(size: str, tmp_path: Path) -> None:
     buffers = {name: torch.zeros(entry if isinstance(entry, list) else entry["shape"])
                for name, entry in listed["buffers_one_copy"].items()}  # fmt: skip
     archive = ocp(listed, {**state, **buffers}, "equiformer_v2", list(state))
-    assert main_exit("convert", written(archive, tmp_path), "--out", tmp_path / "v2.safetensors") == 0
+    assert call("convert", written(archive, tmp_path), "--out", tmp_path / "v2.safetensors") == 0
     task = checkpoint.load(tmp_path / "v2.safetensors").task
     own = dict(task.model.named_parameters())
     assert own.keys() == state.keys() and all(torch.equal(own[name], state[name]) for name in state)
-
-
-def main_exit(*arguments: object) -> int:
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_the_command_writes_a_file_that_everything_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     description, state, _ = case("equiformer_v2", "a_slab_pbc")
     path = written(ocp(description, state, "equiformer_v2"), tmp_path)
     out = tmp_path / "model.safetensors"
-    assert main_exit("convert", path, "--out", out) == 0
+    assert call("convert", path, "--out", out) == 0
     assert f"covarium info {out}" in capsys.readouterr().out
-    assert main_exit("convert", path, "--out", out) == 2
+    assert call("convert", path, "--out", out) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main_exit("info", out) == 0
+    assert call("info", out) == 0
     said = capsys.readouterr().out
     assert "adsorption" in said and "RPBE" in said
     import ase.io
 
     slab = Atoms("Cu4", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [1.2, 1.2, 1.8]], cell=[5, 5, 15], pbc=True)
     ase.io.write(tmp_path / "slab.xyz", slab, format="extxyz")
-    assert main_exit("predict", out, tmp_path / "slab.xyz", "--out", tmp_path / "p.xyz") == 0
+    assert call("predict", out, tmp_path / "slab.xyz", "--out", tmp_path / "p.xyz") == 0
     assert np.isfinite(ase.io.read(tmp_path / "p.xyz").get_forces()).all()
 
 

@@ -1,20 +1,16 @@
 """The state of a run, damaged or foreign: refused by one exception that names the file and the remedy."""
 
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from known_potentials import argon_calculator, argon_crystal
+from mutations import mutated
 
 from covarium.errors import CovariumError
 from covarium.simulation import MDSettings, md, resume_md
 from covarium.simulation.md import saved_settings
 from covarium.simulation.record import load_state, save_state
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from mutations import mutated
 
 
 @pytest.mark.parametrize("sound_checksums", [False, True])

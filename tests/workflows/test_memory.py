@@ -1,7 +1,6 @@
 """Memory: what a pass takes is foreseen from little, and commands stay within what they are given."""
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from command import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covarium.cli import main
 from covarium.config import read_yaml
 from covarium.errors import CovariumError
 from covarium.models import MODELS
@@ -112,19 +111,6 @@ TINY = (
     "--set model.num_layers=2 --set model.sphere_channels=16 --set model.lmax=1 --set model.mmax=1 "
     "--set training.batch_size=16 --set training.steps=2 --set model.cutoff=6.0 --threads 1"
 ).split()
-
-
-def call(*arguments: str | Path) -> int:
-    """The exit code of a command run in this process."""
-    before = sys.argv
-    sys.argv = ["covarium", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 def least(capsys: pytest.CaptureFixture[str]) -> str:
