@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_networks import ON_AXES, WATER, assert_weight_slopes, scattered
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -22,17 +23,10 @@ E3 = dict(
     irreps_node="4x0e+2x0o+2x1e+2x1o+1x2e+1x2o", irreps_sh="1x0e+1x1o+1x2e", irreps_head="2x0e+1x0o+1x1e+2x1o+1x2e",
     irreps_mlp="4x0e+2x0o+2x1e+2x1o+1x2e+1x2o",
 )  # fmt: skip
-WATER = np.array([[0.0, 0.0, 0.0], [0.8, 0.6, 0.1], [-0.7, 0.5, 0.9]])
-ON_AXES = np.array([[0.0, 0.0, 0.0], [0.0, 1.1, 0.0], [0.0, -1.0, 0.0], [1.2, 0.0, 0.0]])
 
 
 def model(seed: int = 0, size: float = 0.2, **fields: object) -> Equiformer:
-    torch.manual_seed(seed)
-    network = Equiformer(replace(TINY, **fields)).double().eval()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += size * torch.randn(p.shape, dtype=p.dtype)
-    return network
+    return scattered(lambda: Equiformer(replace(TINY, **fields)), seed, size)
 
 
 def graph(positions: np.ndarray, numbers: list[int] | None = None) -> AtomGraph:
@@ -63,22 +57,10 @@ def test_derivative_of_a_force_loss_with_respect_to_the_weights(basis: str) -> N
         (force,) = torch.autograd.grad(total(network, system)(r), r, create_graph=True)
         return force.square().sum()
 
-    loss().backward()
     names = ["blocks.0.ga.alpha_dot", "atom_embed.atom_type_lin.tp.weight", "blocks.0.ga.sep_value.dtp.tp.weight",
              "blocks.0.ga.sep_act.dtp_rad.net.6.weight", "edge_deg_embed.exp.tp.weight"]  # fmt: skip
     names += {"gaussian": ["rbf.std", "rbf.bias"], "bessel": ["rbf.rbf.frequencies"], "exp": []}[basis]
-    for name in names:
-        weight = network.get_parameter(name)
-        index = int(weight.grad.abs().argmax())
-        values = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                weight.view(-1)[index] += step
-            values.append(float(loss().detach()))
-            with torch.no_grad():
-                weight.view(-1)[index] -= step
-        slope = (values[0] - values[1]) / 2e-5
-        assert slope == pytest.approx(float(weight.grad.view(-1)[index]), rel=2e-5), name
+    assert_weight_slopes(network, loss, names, rel=2e-5)
 
 
 @pytest.mark.parametrize(

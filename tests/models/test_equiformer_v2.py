@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_networks import ON_AXES, WATER, assert_weight_slopes, scattered
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -22,12 +23,7 @@ TINY = EquiformerV2Config(
 
 
 def model(seed: int = 0, size: float = 0.2, **fields: object) -> EquiformerV2:
-    torch.manual_seed(seed)
-    network = EquiformerV2(replace(TINY, **fields)).double().eval()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += size * torch.randn(p.shape, dtype=p.dtype)
-    return network
+    return scattered(lambda: EquiformerV2(replace(TINY, **fields)), seed, size)
 
 
 def graph(positions: np.ndarray, numbers: list[int] | None = None, config: EquiformerV2Config = TINY) -> AtomGraph:
@@ -36,10 +32,6 @@ def graph(positions: np.ndarray, numbers: list[int] | None = None, config: Equif
 
 def total(network: EquiformerV2, system: AtomGraph) -> object:
     return lambda r: network(replace(system, positions=r)).energy.sum()
-
-
-WATER = np.array([[0.0, 0.0, 0.0], [0.8, 0.6, 0.1], [-0.7, 0.5, 0.9]])
-ON_AXES = np.array([[0.0, 0.0, 0.0], [0.0, 1.1, 0.0], [0.0, -1.0, 0.0], [1.2, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize("positions", [WATER, ON_AXES], ids=["general", "axes"])
@@ -61,20 +53,8 @@ def test_derivative_of_a_force_loss_with_respect_to_the_weights() -> None:
         (force,) = torch.autograd.grad(energy, r, create_graph=True)
         return force.square().sum()
 
-    network.zero_grad()
-    loss().backward()
-    for name in ("blocks.0.ga.alpha_dot", "sphere_embedding.weight", "blocks.0.ga.so2_conv_1.so2_m_conv.0.fc.weight"):
-        weight = network.get_parameter(name)
-        index = int(weight.grad.abs().argmax())
-        values = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                weight.view(-1)[index] += step
-            values.append(float(loss().detach()))
-            with torch.no_grad():
-                weight.view(-1)[index] -= step
-        slope = (values[0] - values[1]) / 2e-5
-        assert slope == pytest.approx(float(weight.grad.view(-1)[index]), rel=1e-5), name
+    names = ("blocks.0.ga.alpha_dot", "sphere_embedding.weight", "blocks.0.ga.so2_conv_1.so2_m_conv.0.fc.weight")
+    assert_weight_slopes(network, loss, names, rel=1e-5)
 
 
 def crossing(height: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_networks import ON_AXES, WATER, scattered
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -19,17 +20,10 @@ TINY = EquiformerV3Config(
     avg_degree=4.0,
 )  # fmt: skip
 HEADS = {"force_head": "gate", "stress_head": True, "denoising": True}
-WATER = np.array([[0.0, 0.0, 0.0], [0.8, 0.6, 0.1], [-0.7, 0.5, 0.9]])
-ON_AXES = np.array([[0.0, 0.0, 0.0], [0.0, 1.1, 0.0], [0.0, -1.0, 0.0], [1.2, 0.0, 0.0]])
 
 
 def model(seed: int = 0, size: float = 0.3, **fields: object) -> EquiformerV3:
-    torch.manual_seed(seed)
-    network = EquiformerV3(replace(TINY, **fields)).double().eval()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += size * torch.randn(p.shape, dtype=p.dtype)
-    return network
+    return scattered(lambda: EquiformerV3(replace(TINY, **fields)), seed, size)
 
 
 def graph(positions: np.ndarray, numbers: list[int] | None = None) -> AtomGraph:

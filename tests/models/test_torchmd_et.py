@@ -6,6 +6,7 @@ import ase.data
 import numpy as np
 import pytest
 import torch
+from small_networks import WATER, scattered
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -17,17 +18,11 @@ from covarium.systems import AtomGraph, atom_graph
 TINY = TorchMDETConfig(
     num_layers=2, embedding_dimension=8, num_heads=2, num_rbf=6, cutoff=4.0, max_num_elements=10
 )  # fmt: skip
-WATER = np.array([[0.0, 0.0, 0.0], [0.8, 0.6, 0.1], [-0.7, 0.5, 0.9]])
 HEADS = ["scalar", "equivariant_scalar", "dipole", "equivariant_dipole", "spatial_extent", "vector"]
 
 
 def model(seed: int = 0, size: float = 0.2, **fields: object) -> TorchMDET:
-    torch.manual_seed(seed)
-    network = TorchMDET(replace(TINY, **fields)).double().eval()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += size * torch.randn(p.shape, dtype=p.dtype)
-    return network
+    return scattered(lambda: TorchMDET(replace(TINY, **fields)), seed, size)
 
 
 def graph(positions: np.ndarray, numbers: list[int] | None = None, config: TorchMDETConfig = TINY) -> AtomGraph:
