@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from covarium.ops.rotation import Backend, End
 from covarium.ops.tiled import Tile, tiled
 
 
@@ -22,6 +24,8 @@ class TiledEdges:
         j, i: source and target of each edge, as rows of the atoms' features.
         row, rows: target of each edge and number of targets, as rows of what comes out.
         tiles: to work on one by one; none for all edges at once.
+        atoms: rows of the atoms' features, None where that is ``rows``.
+        backend: of rotations.
     """
 
     j: Tensor
@@ -29,6 +33,19 @@ class TiledEdges:
     row: Tensor
     rows: int
     tiles: Sequence[Tile] = ()
+    atoms: int | None = None
+    backend: Backend = "torch"
+
+    @cached_property
+    def ends(self) -> tuple[End, End]:
+        """Sources and targets, where the features of atoms are read."""
+        atoms = self.rows if self.atoms is None else self.atoms
+        return End(self.j, atoms, ascending=False), End(self.i, atoms, ascending=True)
+
+    @cached_property
+    def onto(self) -> End:
+        """Targets, where sums go."""
+        return End(self.row, self.rows, ascending=True)
 
     def _own(self) -> Iterator[tuple[str, list[Tensor]]]:
         """Names and tensors that a subclass adds."""
@@ -45,7 +62,9 @@ class TiledEdges:
     def part(self, tile: Tile, values: Sequence[Tensor]) -> Self:
         """The edges of a tile, with the rows of ``differentiable`` that belong to it."""
         given = iter(values)
-        own: dict[str, Any] = dict(j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=())
+        own: dict[str, Any] = dict(
+            j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=(), atoms=len(tile.atoms)
+        )
         for name, tensors in self._own():
             parts = [next(given) if t.is_floating_point() else t[tile.own] for t in tensors]
             own[name] = parts if isinstance(getattr(self, name), list) else parts[0]

@@ -289,8 +289,7 @@ class GraphAttention(nn.Module):
         )
 
     def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
-        messages = edges.merged(atoms)
-        framed = edges.into(messages, self.irreps_pre, self.scalars_only)
+        framed = edges.into(_halves(atoms), self.irreps_pre, edges.ends, self.scalars_only)
         split = self._nonlinear if self.config.attention == "nonlinear_mlp" else self._linear
         features, values = split(framed, edges)
         logits = (SMOOTH_LEAKY_RELU * smooth_leaky_relu(features) * self.alpha_dot).sum(2)
@@ -330,11 +329,11 @@ class DotProductAttention(nn.Module):
 
     def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
         merged, query = atoms[: 2 * len(self.irreps_pre)], atoms[2 * len(self.irreps_pre) :]
-        messages = edges.merged(merged)
-        nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges.scalars)
+        framed = edges.into(_halves(merged), self.irreps_pre, edges.ends, False)
+        nodes = self.key_value(framed, edges.scalars)
         pairs = {node: part.chunk(2, dim=1) for node, part in nodes.items()}
         # in the frame of the keys
-        queries = edges.into([gather(part, edges.i) for part in query], self.irreps_values, False)
+        queries = edges.into([list(query)], self.irreps_values, edges.ends[1:], False)
         products = [
             (queries[k][:, queries[k].shape[1] // 2 + m] * key).unflatten(1, (self.config.num_heads, -1)).sum(2)
             for (k, m), (key, _) in pairs.items()
@@ -351,6 +350,12 @@ class DotProductAttention(nn.Module):
 def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> SeparableProduct:
     harmonics = Irreps.parse(config.irreps_sh)
     return SeparableProduct(irreps_in, harmonics, targets, irreps_out, inputs, config.radial_channels)
+
+
+def _halves(atoms: Sequence[Tensor]) -> list[Features]:
+    """Features for sources and for targets, which lie one after the other."""
+    half = len(atoms) // 2
+    return [list(atoms[:half]), list(atoms[half:])]
 
 
 def _masks(module: GraphAttention | DotProductAttention, edges: FlatEdges, rng: torch.Generator | None) -> list[Tensor]:
@@ -524,6 +529,7 @@ class Equiformer(AtomModel):
             row=i,
             rows=graph.num_atoms,
             tiles=self.tiles(graph),
+            backend=self.backend,
             scalars=scalars,
             envelope=envelope,
             wigner=wigner_d(edge_frames(vectors / distance.unsqueeze(1)), self.lmax),

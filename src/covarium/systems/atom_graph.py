@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from covarium.errors import CovariumError
+from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile, tiles_of
 
 
@@ -86,6 +87,8 @@ class AtomModel(nn.Module):
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
             all at once. It changes memory and time, not the answer.
+        backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``. It
+            changes time, not the answer.
     """
 
     system = "atoms"
@@ -94,6 +97,7 @@ class AtomModel(nn.Module):
     outputs: frozenset[str]
     reads: frozenset[str]
     tile: int | None = None
+    backend: Backend = "torch"
 
     def tiles(self, graph: AtomGraph) -> list[Tile]:
         """Those of ``tile``; none where one would do."""
