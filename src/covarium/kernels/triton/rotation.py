@@ -25,37 +25,37 @@ Blocks = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
 
 @triton.constexpr_function
-def _degree(blocks: Blocks, b: int) -> int:
+def _degree(blocks: tuple, b: int) -> int:
     return blocks[b][0]
 
 
 @triton.constexpr_function
-def _column(blocks: Blocks, b: int) -> int:
+def _column(blocks: tuple, b: int) -> int:
     return blocks[b][1]
 
 
 @triton.constexpr_function
-def _count(blocks: Blocks, b: int) -> int:
+def _count(blocks: tuple, b: int) -> int:
     return len(blocks[b][2])
 
 
 @triton.constexpr_function
-def _row(blocks: Blocks, b: int, m: int) -> int:
+def _row(blocks: tuple, b: int, m: int) -> int:
     return blocks[b][2][m][0]
 
 
 @triton.constexpr_function
-def _place(blocks: Blocks, b: int, m: int) -> int:
+def _place(blocks: tuple, b: int, m: int) -> int:
     return blocks[b][2][m][1]
 
 
 @triton.constexpr_function
-def _columns(blocks: Blocks) -> int:
+def _columns(blocks: tuple) -> int:
     return sum(2 * block[0] + 1 for block in blocks)
 
 
 @triton.constexpr_function
-def _rows(blocks: Blocks) -> int:
+def _rows(blocks: tuple) -> int:
     return sum(len(block[2]) for block in blocks)
 
 
