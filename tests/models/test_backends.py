@@ -1,4 +1,4 @@
-"""Models with the kernels' backend: the same energies, forces and gradients of a loss on forces, all at once and in tiles.
+"""Models with the kernels' backend: the same energies, forces and gradients of a loss on forces, in tiles too.
 
 Without a CUDA device the kernels run in Triton's interpreter; without triton they are not run.
 """
@@ -24,7 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = dict(sphere_channels=4, attn_hidden_channels=4, num_heads=2, attn_alpha_channels=2, attn_value_channels=2)
 EQUIFORMER = dict(irreps_feature="8x0e", num_heads=2, num_basis=4, radial_channels=(4,))
 MODELS = {
-    # published switches: orders cut, rows rescaled
+    # orders cut, rows rescaled
     "v2": lambda: equiformer_v2.EquiformerV2(
         equiformer_v2.Config(num_layers=1, lmax=2, mmax=1, ffn_hidden_channels=4, edge_channels=4, **SMALL)
     ),

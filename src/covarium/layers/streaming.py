@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from covarium.errors import CovariumError
 from covarium.ops.rotation import Backend, End
 from covarium.ops.tiled import Tile, tiled
 
@@ -92,10 +94,18 @@ def streamed(
         whole: tensors that every tile reads in full, such as parameters of other modules.
         atoms: tensors [N, …].
         beside: more tensors [E, …].
+
+    Raises:
+        CovariumError: tiles under autocast.
     """
     if not edges.tiles:
         return method(edges, whole, atoms, beside)
-    bound = _Method(method)
+    if torch.is_autocast_enabled(edges.j.device.type):
+        raise CovariumError(
+            "bf16 and edges in tiles (--memory, tile) do not go together: tiles are made again in the backward pass, "
+            "where autocast does not reach; use float32 or tf32 with tiles, or bf16 without"
+        )
+    bound = Method(method)
     names = [name for name, _ in bound.named_parameters()]
     ends = [len(names), len(whole), len(atoms), len(beside)]
 
@@ -115,7 +125,7 @@ def streamed(
     )
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A method of a module as a module."""
 
     def __init__(self, method: Callable[..., Tensor]) -> None:

@@ -40,6 +40,7 @@ from covarium.layers.irreps.flat_linear import (
 )
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
 from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
@@ -455,6 +456,7 @@ class Equiformer(AtomModel):
     """
 
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -578,5 +580,6 @@ class Equiformer(AtomModel):
     def energies(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Tensor:
         """[N], what the head says of every atom."""
         if isinstance(self.head, nn.ModuleDict):
-            return self.head["2"]([second_moment_silu(self.head["0"](x[:1])[0])])[0].flatten()
+            hidden = unrounded_call(self.head["0"].forward, x[:1])[0]
+            return unrounded_call(self.head["2"].forward, [second_moment_silu(hidden)])[0].flatten()
         return self.head(x, edges, rng)[0].flatten()

@@ -31,6 +31,7 @@ from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
@@ -324,6 +325,7 @@ class EquiformerV2(AtomModel):
 
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -413,7 +415,7 @@ class EquiformerV2(AtomModel):
         for block in self.blocks:
             x = block(x, edges, shared, graph, rng)
         x = self.norm(x)
-        energy = self.energy_block.scalars(x).squeeze(1) / c.avg_num_nodes
+        energy = unrounded_call(self.energy_block.scalars, x).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is the force
         forces = self.force_block(x, edges, shared)[:, 1:4, 0] if c.force_head else None
         return AtomOutput(energy, forces)

@@ -41,6 +41,7 @@ from covarium.layers.irreps.norm import (
 )
 from covarium.layers.irreps.tensors import symmetric_matrices, vector_harmonics
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
@@ -377,6 +378,7 @@ class EquiformerV3(AtomModel):
 
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -467,7 +469,7 @@ class EquiformerV3(AtomModel):
         for block in self.blocks:
             x = block(x, edges, graph, rng)
         x = self.norm(x)
-        energy = self.energy_block(x[:, 0]).squeeze(1) / c.avg_num_nodes
+        energy = unrounded_call(self.energy_block.forward, x[:, 0]).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is a vector
         forces = self.force_block(x, edges, None)[:, 1:4, 0] if c.force_head != "none" else None
         noise = self.dens_block(x, edges, None)[:, 1:4, 0] if denoising is not None else None

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from covarium.algebra.rounding import unrounded
 from covarium.errors import CovariumError
 from covarium.kernels.triton import missing
 from covarium.ops.gather import gather, scatter_sum
@@ -124,7 +125,8 @@ def rotate_in(
     """Features of the atoms at one end of each edge, or at both, in its frame.
 
     Args:
-        xs: one tensor for each end, of one dtype; D may have another, products and sums have the wider one.
+        xs: one tensor for each end, of one dtype, which the result has; D may have a wider one, which products and
+            sums have.
         wigner: D_l of the layout's degrees one after another, row by row; for ``torch`` also with its zeros.
         ends: where they are read.
         layout: of columns and rows.
@@ -161,13 +163,12 @@ def rotate_out(
 
 
 def _product(layout: Layout, wigner: Tensor, x: Tensor, *, transposed: bool) -> Tensor:
-    """D x or Dᵀ x, in the wider dtype of the two, then in that of x."""
+    """D x or Dᵀ x, in the dtype of D, then in that of x."""
     if layout.degrees == (0,):
         return x  # D is 1
     dense = wigner if wigner.dim() == 3 else layout.dense(wigner)
-    dtype = torch.promote_types(dense.dtype, x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        product = (dense.transpose(1, 2) if transposed else dense).to(dtype) @ x.to(dtype)
+    dense = unrounded(dense)
+    product = (dense.transpose(1, 2) if transposed else dense) @ x.to(dense.dtype)
     return product.to(x.dtype)
 
 
