@@ -184,12 +184,17 @@ class _Plan(NamedTuple):
         return [end.index for end in self.ends]
 
 
+def unavailable(backend: Backend, device: torch.device) -> str:
+    """Why a backend cannot run on tensors of a device; empty if it can."""
+    return missing(device) if backend == "triton" else ""
+
+
 def _plan(wigner: Tensor, ends: Sequence[End], layout: Layout, beside: bool) -> _Plan:
     """
     Raises:
         CovariumError: the kernels cannot run here.
     """
-    if reason := missing(wigner.device):
+    if reason := unavailable("triton", wigner.device):
         raise CovariumError(f"backend 'triton' cannot be used: {reason}. Allowed here: backend 'torch'")
     if wigner.dim() != 2:
         raise CovariumError(f"backend 'triton' takes Wigner matrices without zeros, [E, P]; got {tuple(wigner.shape)}")
