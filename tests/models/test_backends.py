@@ -54,7 +54,7 @@ def answers(task: Potential, graph: AtomGraph, backend: str, tile: int | None) -
     raw = task.evaluate(graph, forces=True, stress=False, create_graph=True)
     (raw.forces.pow(3).sum() + raw.energy.sum()).backward()
     gradients = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
-    return {"energy": raw.energy, "forces": raw.forces, **gradients}
+    return {"energy": raw.energy.detach(), "forces": raw.forces.detach(), **gradients}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -137,8 +137,11 @@ def rotate_in(
         CovariumError: the backend cannot run here, and why.
     """
     if backend == "triton":
-        plan = _plan(wigner, ends, layout, beside)
-        return cast(Tensor, _RotateIn.apply(plan, wigner, *xs))
+        arguments = _arguments(wigner, ends, layout)
+        # where triton may not be installed, only here
+        from covarium.kernels.triton import rotation
+
+        return cast(Tensor, rotation.rotate_in(wigner, list(xs), *arguments, beside))
     gathered = [gather(x, end.index) for x, end in zip(xs, ends, strict=True)]
     joined = torch.cat(gathered, dim=2) if beside else torch.stack(gathered).sum(0) if len(xs) > 2 else sum(gathered)
     return _product(layout, wigner, cast(Tensor, joined), transposed=False)
@@ -157,7 +160,10 @@ def rotate_out(
     Args and raises: as ``rotate_in``.
     """
     if backend == "triton":
-        (x,) = _RotateOut.apply(_plan(wigner, [end], layout, beside=False), wigner, y)
+        arguments = _arguments(wigner, [end], layout)
+        from covarium.kernels.triton import rotation
+
+        (x,) = rotation.rotate_out(wigner, y, *arguments, False)
         return cast(Tensor, x)
     return scatter_sum(_product(layout, wigner, y, transposed=True), end.index, end.atoms)
 
@@ -172,94 +178,23 @@ def _product(layout: Layout, wigner: Tensor, x: Tensor, *, transposed: bool) -> 
     return product.to(x.dtype)
 
 
-class _Plan(NamedTuple):
-    """What the kernels are given beside numbers."""
-
-    table: list[int]
-    ends: Sequence[End]
-    beside: bool
-
-    @property
-    def indices(self) -> list[Tensor]:
-        return [end.index for end in self.ends]
-
-
 def unavailable(backend: Backend, device: torch.device) -> str:
     """Why a backend cannot run on tensors of a device; empty if it can."""
     return missing(device) if backend == "triton" else ""
 
 
-def _plan(wigner: Tensor, ends: Sequence[End], layout: Layout, beside: bool) -> _Plan:
-    """
+def _arguments(wigner: Tensor, ends: Sequence[End], layout: Layout) -> tuple[Any, ...]:
+    """What the kernels are given beside numbers.
+
     Raises:
-        CovariumError: the kernels cannot run here.
+        CovariumError: they cannot run here.
     """
     if reason := unavailable("triton", wigner.device):
         raise CovariumError(f"backend 'triton' cannot be used: {reason}. Allowed here: backend 'torch'")
     if wigner.dim() != 2:
         raise CovariumError(f"backend 'triton' takes Wigner matrices without zeros, [E, P]; got {tuple(wigner.shape)}")
-    return _Plan(list(_table(layout)), ends, beside)
-
-
-# Three maps that are each other's derivatives. The kernels are imported where they run: triton may not be there.
-
-
-class _RotateIn(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, wigner: Tensor, *xs: Tensor) -> Tensor:  # noqa: ANN401
-        from covarium.kernels.triton import rotation
-
-        ctx.plan = plan
-        ctx.save_for_backward(wigner, *xs)
-        return rotation.rotate_in(
-            [x.contiguous() for x in xs], wigner.contiguous(), plan.indices, plan.table, plan.beside
-        )
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
-        wigner, *xs = ctx.saved_tensors
-        grad_wigner = _RotationGradient.apply(ctx.plan, wigner, g, *xs) if ctx.needs_input_grad[1] else None
-        needs_x = any(ctx.needs_input_grad[2:])
-        return None, grad_wigner, *(_RotateOut.apply(ctx.plan, wigner, g) if needs_x else [None] * len(xs))
-
-
-class _RotateOut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, wigner: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        from covarium.kernels.triton import rotation
-
-        ctx.plan = plan
-        ctx.save_for_backward(wigner, y)
-        orders, starts = [end.order for end in plan.ends], [end.starts for end in plan.ends]
-        return tuple(rotation.rotate_out(y.contiguous(), wigner.contiguous(), orders, starts, plan.table, plan.beside))
-
-    @staticmethod
-    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
-        wigner, y = ctx.saved_tensors
-        grad_wigner = _RotationGradient.apply(ctx.plan, wigner, y, *g) if ctx.needs_input_grad[1] else None
-        return None, grad_wigner, _RotateIn.apply(ctx.plan, wigner, *g) if ctx.needs_input_grad[2] else None
-
-
-class _RotationGradient(torch.autograd.Function):
-    """Σ_c y[e, r, c] x[j(e), s, c], where D is not zero by its structure; ``like`` is D, for its shape and dtype."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, like: Tensor, y: Tensor, *xs: Tensor) -> Tensor:  # noqa: ANN401
-        from covarium.kernels.triton import rotation
-
-        ctx.plan = plan
-        ctx.save_for_backward(y, *xs)
-        given = [x.contiguous() for x in xs]
-        return rotation.rotation_gradient(
-            y.contiguous(), given, plan.indices, like.contiguous(), plan.table, plan.beside
-        )
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
-        y, *xs = ctx.saved_tensors
-        grad_y = _RotateIn.apply(ctx.plan, g, *xs) if ctx.needs_input_grad[2] else None
-        needs_x = any(ctx.needs_input_grad[3:])
-        return None, None, grad_y, *(_RotateOut.apply(ctx.plan, g, y) if needs_x else [None] * len(xs))
+    indices, orders, starts = zip(*[(end.index, end.order, end.starts) for end in ends], strict=True)
+    return list(indices), list(orders), list(starts), list(_table(layout))
 
 
 @cache

@@ -13,7 +13,9 @@ edge's Wigner matrices. ``blocks`` has (l, first column, rows) of each degree, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -192,8 +194,9 @@ def _rotation_gradient(
                 tl.store(place, row.to(wigner.dtype.element_ty), mask=k < n)
 
 
-# Operations of torch's library, so that tracing and compiling see one node with a known shape. Of one layout they are
-# given ``table``: for each degree l, first column, number of rows, then the rows' two numbers.
+# Operations of torch's library, so that tracing and compiling see one node with a known shape and know its derivative.
+# All are given the two ends of the edges, ``index`` [E] with the ``orders`` [E] and ``starts`` [N + 1] of each, and of
+# the layout ``table``: for each degree l, first column, number of rows, then the rows' two numbers.
 
 
 @cache
@@ -211,75 +214,156 @@ def _grid(rows: int, blocks: Blocks, channels: int) -> tuple[int, int, int]:
     return rows, len(blocks), triton.cdiv(channels, min(triton.next_power_of_2(channels), CHANNELS))
 
 
+def _join(xs: Sequence[Tensor], beside: bool) -> str:
+    if len(xs) == 1:
+        return "one"
+    return "beside" if beside else "added"
+
+
 @torch.library.custom_op("covarium::rotate_in", mutates_args=())
-def rotate_in(xs: list[Tensor], wigner: Tensor, index: list[Tensor], table: list[int], beside: bool) -> Tensor:
-    """y [E, R, C], or 2C with both ends beside each other, from xs [N, S, C], read at their index [E], and wigner
-    [E, P]. All are contiguous."""
-    y = _in_shape(xs, wigner, index, table, beside)
+def rotate_in(
+    wigner: Tensor,
+    xs: list[Tensor],
+    index: list[Tensor],
+    orders: list[Tensor],
+    starts: list[Tensor],
+    table: list[int],
+    beside: bool,
+) -> Tensor:
+    """y [E, R, C], or 2C with both ends beside each other, from wigner [E, P] and one or two xs [N, S, C]."""
+    y = _in_shape(wigner, xs, index, orders, starts, table, beside)
     blocks, channels = _blocks(tuple(table)), xs[0].shape[2]
+    x, d = [part.contiguous() for part in xs], wigner.contiguous()
     if y.numel():
         _rotate_in[_grid(y.shape[0], blocks, channels)](
-            xs[0], xs[-1], index[0], index[-1], wigner, y, blocks, wigner.shape[1], channels, _join(xs, beside),
-            num_warps=1,
-        )  # fmt: skip
+            x[0], x[-1], index[0], index[-1], d, y, blocks, d.shape[1], channels, _join(xs, beside), num_warps=1
+        )
     return y
 
 
 @rotate_in.register_fake
-def _in_shape(xs: list[Tensor], wigner: Tensor, index: list[Tensor], table: list[int], beside: bool) -> Tensor:
+def _in_shape(
+    wigner: Tensor,
+    xs: list[Tensor],
+    index: list[Tensor],
+    orders: list[Tensor],
+    starts: list[Tensor],
+    table: list[int],
+    beside: bool,
+) -> Tensor:
     rows = sum(len(block[2]) for block in _blocks(tuple(table)))
     return xs[0].new_empty(index[0].shape[0], rows, xs[0].shape[2] * (len(xs) if beside else 1))
 
 
 @torch.library.custom_op("covarium::rotate_out", mutates_args=())
 def rotate_out(
-    y: Tensor, wigner: Tensor, orders: list[Tensor], starts: list[Tensor], table: list[int], beside: bool
+    wigner: Tensor,
+    y: Tensor,
+    index: list[Tensor],
+    orders: list[Tensor],
+    starts: list[Tensor],
+    table: list[int],
+    beside: bool,
 ) -> list[Tensor]:
-    """For each end x [N, S, C], sums over the edges ``order[starts[i]:starts[i + 1]]`` of its channels of y."""
-    xs = _out_shape(y, wigner, orders, starts, table, beside)
-    blocks = _blocks(tuple(table))
+    """For each end x [N, S, C], sums over the edges ``order[start[i]:start[i + 1]]`` of its channels of y."""
+    xs = _out_shape(wigner, y, index, orders, starts, table, beside)
+    blocks, d, y = _blocks(tuple(table)), wigner.contiguous(), y.contiguous()
     for k, x in enumerate(xs):
         channels = x.shape[2]
         if x.numel():
             part = y[:, :, k * channels :] if beside else y
             _rotate_out[_grid(x.shape[0], blocks, channels)](
-                part, orders[k], starts[k], wigner, x, blocks, wigner.shape[1], channels, y.shape[2], num_warps=1
+                part, orders[k], starts[k], d, x, blocks, d.shape[1], channels, y.shape[2], num_warps=1
             )
     return xs
 
 
 @rotate_out.register_fake
 def _out_shape(
-    y: Tensor, wigner: Tensor, orders: list[Tensor], starts: list[Tensor], table: list[int], beside: bool
+    wigner: Tensor,
+    y: Tensor,
+    index: list[Tensor],
+    orders: list[Tensor],
+    starts: list[Tensor],
+    table: list[int],
+    beside: bool,
 ) -> list[Tensor]:
     columns = sum(2 * block[0] + 1 for block in _blocks(tuple(table)))
-    channels = y.shape[2] // (len(orders) if beside else 1)
+    channels = y.shape[2] // (len(starts) if beside else 1)
     return [y.new_empty(start.shape[0] - 1, columns, channels) for start in starts]
 
 
 @torch.library.custom_op("covarium::rotation_gradient", mutates_args=())
 def rotation_gradient(
-    y: Tensor, xs: list[Tensor], index: list[Tensor], wigner: Tensor, table: list[int], beside: bool
+    like: Tensor,
+    y: Tensor,
+    xs: list[Tensor],
+    index: list[Tensor],
+    orders: list[Tensor],
+    starts: list[Tensor],
+    table: list[int],
+    beside: bool,
 ) -> Tensor:
-    """Like wigner [E, P]: the gradient of ⟨y, rotate_in(xs)⟩; zero where ``rotate_in`` does not read."""
-    out = torch.zeros_like(wigner)
-    blocks = _blocks(tuple(table))
+    """Σ_c y[e, r, c] x[j(e), s, c], like wigner [E, P]; zero where ``rotate_in`` does not read."""
+    out = torch.zeros_like(like, memory_format=torch.contiguous_format)
+    blocks, x, y = _blocks(tuple(table)), [part.contiguous() for part in xs], y.contiguous()
     if y.numel():
         _rotation_gradient[(y.shape[0], len(blocks))](
-            y, xs[0], xs[-1], index[0], index[-1], out, blocks, out.shape[1], xs[0].shape[2], _join(xs, beside),
+            y, x[0], x[-1], index[0], index[-1], out, blocks, out.shape[1], x[0].shape[2], _join(xs, beside),
             num_warps=1,
         )  # fmt: skip
     return out
 
 
 @rotation_gradient.register_fake
-def _gradient_shape(
-    y: Tensor, xs: list[Tensor], index: list[Tensor], wigner: Tensor, table: list[int], beside: bool
-) -> Tensor:
-    return torch.zeros_like(wigner)
+def _gradient_shape(like: Tensor, *_: Any) -> Tensor:  # noqa: ANN401
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
-def _join(xs: list[Tensor], beside: bool) -> str:
-    if len(xs) == 1:
-        return "one"
-    return "beside" if beside else "added"
+def _no_gradients(ends: Sequence[Any]) -> list[Any]:
+    """For tensors one by one, as torch wants it."""
+    return [[None] * len(given) if isinstance(given, list) and isinstance(given[0], Tensor) else None for given in ends]
+
+
+def _save_in(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    wigner, xs, *ctx.ends = inputs
+    ctx.save_for_backward(wigner, *xs)
+
+
+def _in_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+    wigner, *xs = ctx.saved_tensors
+    needs_wigner, needs_xs, *_ = ctx.needs_input_grad
+    of_wigner = rotation_gradient(wigner, g, xs, *ctx.ends) if needs_wigner else None
+    of_xs = rotate_out(wigner, g, *ctx.ends) if any(needs_xs) else [None] * len(xs)
+    return of_wigner, of_xs, *_no_gradients(ctx.ends)
+
+
+def _save_out(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # noqa: ANN401
+    wigner, y, *ctx.ends = inputs
+    ctx.save_for_backward(wigner, y)
+
+
+def _out_backward(ctx: Any, g: list[Tensor]) -> tuple[Any, ...]:  # noqa: ANN401
+    wigner, y = ctx.saved_tensors
+    needs_wigner, needs_y, *_ = ctx.needs_input_grad
+    of_wigner = rotation_gradient(wigner, y, g, *ctx.ends) if needs_wigner else None
+    of_y = rotate_in(wigner, g, *ctx.ends) if needs_y else None
+    return of_wigner, of_y, *_no_gradients(ctx.ends)
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    _, y, xs, *ctx.ends = inputs
+    ctx.save_for_backward(y, *xs)
+
+
+def _gradient_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+    y, *xs = ctx.saved_tensors
+    _, needs_y, needs_xs, *_ = ctx.needs_input_grad
+    of_y = rotate_in(g, xs, *ctx.ends) if needs_y else None
+    of_xs = rotate_out(g, y, *ctx.ends) if any(needs_xs) else [None] * len(xs)
+    return None, of_y, of_xs, *_no_gradients(ctx.ends)
+
+
+rotate_in.register_autograd(_in_backward, setup_context=_save_in)
+rotate_out.register_autograd(_out_backward, setup_context=_save_out)
+rotation_gradient.register_autograd(_gradient_backward, setup_context=_save_gradient)
