@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from safetensors.torch import save_file
 
-from peers.rows import ROWS, Row
+from peers.rows import Row, row_of
 from peers.subject import Inputs, Subject
 
 
@@ -45,7 +45,7 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     from covarium.training.optimiser import adamw
     from covarium.training.settings import Settings
 
-    r = ROWS[row]
+    r = row_of(row)
     model = MODELS[r.model][0](r.config())
     save_file({name: p.detach().clone() for name, p in model.named_parameters()}, weights)
     terms = [Term(q, loss, weight, per_atom=False) for q, (loss, weight) in r.terms.items()]
@@ -62,7 +62,9 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     rng = torch.Generator(device=device).manual_seed(0)
 
     def infer() -> dict[str, torch.Tensor]:
+        model.requires_grad_(False)
         found = task.predict(graph, forces=True, stress=stress)
+        model.requires_grad_(True)
         return {k: v for k in ("energy", "forces", "stress") if (v := getattr(found, k)) is not None}
 
     def loss() -> torch.Tensor:

@@ -43,9 +43,9 @@ class Row:
         peer: module of this folder, and the environment of that name.
         targets: ratio asked for and hoped for: energy and forces, training, training in tiles.
         memory: that the tiled step may take, as a part of the peer's training step.
-        factor: what the peer's seconds are multiplied by, inference and training, where the peer stands for another.
-        peer_memory: bytes of the peer's training step where they are not measured.
-        note: what a reader must know.
+        stands_in: the peer is another model on the slab, timed as it was when its ratio to this one was recorded.
+        factor: what its seconds are multiplied by then, inference and training.
+        peer_memory: bytes of the training step of what it stands for, as recorded.
     """
 
     title: str
@@ -57,9 +57,9 @@ class Row:
     peer: str
     targets: tuple[tuple[float, float], ...] = ()
     memory: float = 0.2
+    stands_in: bool = False
     factor: tuple[float, float] = (1.0, 1.0)
-    peer_memory: float | None = None
-    note: str = ""
+    peer_memory: float = 0.0
 
 
 def slab(_: Path | None = None) -> list[Atoms]:
@@ -143,12 +143,13 @@ ROWS: Mapping[str, Row] = {
     ),
     "equiformer_v3": Row(
         "EquiformerV3 OC20 N8 L6, same slab", "equiformer_v3", published("oc20-2m-v3"), slab, "direct", OC20,
-        "fairchem_v2", ((2.5, 3.5), (2.4, 3.0), (1.9, 2.4)), factor=(1.9, 1.5), peer_memory=6.84e9,
+        "fairchem_v2", ((2.5, 3.5), (2.4, 3.0), (1.9, 2.4)), stands_in=True, factor=(1.9, 1.5),
+        peer_memory=6.84e9,
     ),
     "equiformer_v3_omat": Row(
         "EquiformerV3 OMat L4 gradient, crystal of 64 atoms", "equiformer_v3", published("omat24-v3", **GRADIENT),
-        crystal, "gradient", OMAT, "fairchem_v2", ((2.3, 3.0), (2.2, 2.8), (1.6, 2.0)), factor=(1.9, 1.65),
-        peer_memory=10.7e9,
+        crystal, "gradient", OMAT, "fairchem_v2", ((2.3, 3.0), (2.2, 2.8), (1.6, 2.0)), stands_in=True,
+        factor=(1.9, 1.65), peer_memory=10.7e9,
     ),
     "equiformer": Row(
         "Equiformer L2, aspirin × 8", "equiformer", published("equiformer-md17-l2"), aspirin, "gradient", MD17,
@@ -159,3 +160,38 @@ ROWS: Mapping[str, Row] = {
         "torchmd", ((1.6, 2.2), (1.5, 2.0), (1.2, 1.6)), memory=0.5,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A system on which our models at their default sizes stand beside other potentials."""
+
+    title: str
+    ours: Mapping[str, Row]
+    peers: Mapping[str, str]
+    names: Mapping[str, str]
+
+
+MODELS = {
+    "equiformer_v2": "EquiformerV2", "equiformer_v3": "EquiformerV3", "equiformer": "Equiformer",
+    "torchmd_et": "TorchMD-NET ET",
+}  # fmt: skip
+POTENTIALS = {"mace": "MACE 32x0e+32x1o", "nequip": "NequIP, 4 layers, l ≤ 1, 32 features"}
+SYSTEMS = {"water": ("water, 192 atoms", water), "aspirin": ("aspirin × 8", aspirin)}
+BESIDE: Mapping[str, Beside] = {
+    name: Beside(
+        title,
+        {m: Row(title, m, default(m), made, "gradient", COMMON, "mace") for m in MODELS},
+        POTENTIALS,
+        MODELS | POTENTIALS,
+    )
+    for name, (title, made) in SYSTEMS.items()
+}
+
+
+def row_of(name: str) -> Row:
+    """Of a row of either table; ``water-torchmd_et`` is our model in the second one."""
+    if name in ROWS:
+        return ROWS[name]
+    system, _, model = name.partition("-")
+    return BESIDE[system].ours[model]

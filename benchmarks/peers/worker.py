@@ -2,7 +2,8 @@
 
     python worker.py SIDE ROW INPUTS WEIGHTS DEVICE
 
-``infer``, ``train`` and ``memory`` take a ``tile`` where the side has one; ``infer`` a ``variant``.
+``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``, on our side with ``tile`` edges at a time, of a peer in one
+of its ``variant``s.
 """
 
 from __future__ import annotations
@@ -43,37 +44,27 @@ def answer(subject: Subject, command: dict[str, Any], device: str, base: int) ->
         subject.model.tile = command["tile"]
     training = command.get("pass") == "train"
     subject.model.train(training)
-    if not training:
-        subject.model.requires_grad_(False)
-    function = subject.variants.get(command.get("variant", ""), subject.infer)
-    run = subject.step if training else function
-    try:
-        match command["do"]:
-            case "time":
-                return seconds(run, device)
-            case "memory":
-                for _ in range(2):  # the second step holds the moments of the first
-                    run()
-                return most(device) - base
-            case "count":
-                with FlopCounterMode(display=False) as counter:
-                    run()
-                return counter.get_total_flops()
-            case "rate":
-                return multiply_rate(device)
-            case "outputs":
-                np.savez(command["to"], **{k: v.detach().double().cpu().numpy() for k, v in subject.infer().items()})
-                return None
-            case "facts":
-                return {
-                    "parameters": sum(p.numel() for p in subject.model.parameters()),
-                    "torch": torch.__version__,
-                    "held": held(device),
-                }
-            case other:
-                raise SystemExit(f"'{other}' is no command")
-    finally:
-        subject.model.requires_grad_(True)
+    run = subject.step if training else subject.variants.get(command.get("variant", ""), subject.infer)
+    match command["do"]:
+        case "time":
+            return seconds(run, device)
+        case "memory":
+            for _ in range(2 if training else 1):  # the second step has the moments of the first beside it
+                run()
+            return most(device) - base
+        case "count":
+            with FlopCounterMode(display=False) as counter:
+                run()
+            return counter.get_total_flops()
+        case "rate":
+            return multiply_rate(device)
+        case "outputs":
+            np.savez(command["to"], **{k: v.detach().double().cpu().numpy() for k, v in run().items()})
+            return None
+        case "facts":
+            return {"parameters": sum(p.numel() for p in subject.model.parameters()), "torch": torch.__version__}
+        case other:
+            raise SystemExit(f"'{other}' is no command")
 
 
 if __name__ == "__main__":
