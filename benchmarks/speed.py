@@ -5,12 +5,13 @@
 
 Each row is one workload: the same inputs in float32, the same weights where the peer has the same parameters, one
 thread, each side in a process of its own that is asked in turn. Seconds are those of the processor (on a GPU those
-between two events), medians of several rounds after one that warms up. Memory is the peak of a fresh process that does
-one pass (two training steps) minus what it held after model and optimiser were made. Our training step is measured with
-all edges at once and with the largest tile whose memory is the asked part of the peer's.
+between two events), medians of several rounds after a pass that warms up. Memory is the peak of a fresh process that
+does one pass minus what it held after model and optimiser were made; a training step is one that finds moments, as all
+but the first do. Ours is measured with all edges at once and with the largest tile whose memory is the asked part of
+the peer's.
 
 Peers live in environments under ``--work``, made where they are missing; ``--peer-env SIDE=PYTHON`` names another one.
-Every row is recorded when it is done and not run again.
+Every row is recorded when it is done and not run again; ``--again`` begins today's folder of records.
 """
 
 from __future__ import annotations
@@ -31,18 +32,12 @@ from peers.environments import ROOT, interpreter
 from peers.ours import prepare
 from peers.rows import BESIDE, ROWS, Row
 from peers.session import Side, in_turn
+from record import RECORDS, machine
 
 WHAT = "speed"
 TILES = (2048, 1024, 512, 256, 128, 64)
 PAGES = (Path(__file__).parent / "README.md", ROOT / "docs/speed.md")
 PASSES = ("infer", "train", "tiled")
-NOTES = {
-    "equiformer_v2": "fairchem-core 1.10.0 with gradients off; edges given",
-    "equiformer_v3": "fairchem-core 1.10.0 EquiformerV2 of 8 layers and L 6 as shipped, × 1.9 and × 1.5 (recorded)",
-    "equiformer_v3_omat": "the same on the slab, × 1.9 and × 1.65 (recorded); memory recorded",
-    "equiformer": "published structure on e3nn 0.4.4, without TorchScript",
-    "torchmd_et": "torchmd-net 3.1.0",
-}
 
 
 def main() -> None:
@@ -52,6 +47,7 @@ def main() -> None:
     parser.add_argument("--peer-env", nargs="+", default=[], metavar="SIDE=PYTHON", help="interpreters to use")
     parser.add_argument("--data", type=Path, default=os.environ.get("COVARIUM_DATA"), help="for the box of water")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--again", action="store_true", help="measure anew what was not measured today")
     parser.add_argument("--tables", action="store_true", help="write the tables of the pages from the records")
     parser.add_argument("--cell", nargs=1, metavar="ROW", help="one row, in this process")
     options = parser.parse_args()
@@ -63,6 +59,8 @@ def main() -> None:
         name = options.cell[0]
         record(what, (name,), (beside if name in BESIDE else measure)(name, options))
         return
+    if options.again:
+        (RECORDS / f"{machine()['date']}-{what}").mkdir(parents=True, exist_ok=True)
     given = dict(text.split("=", 1) for text in options.peer_env)
     for side in {side for name in options.rows for side in sides(name)}:
         interpreter(side, options.work, given)
@@ -119,8 +117,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     variant = {"variant": "shipped"} if row.stands_in else {}
     ours = {"infer": memory("ours", inputs, **{"pass": "infer"}), "train": memory("ours", inputs, **{"pass": "train"})}
-    theirs = {p: memory(row.peer, peer_inputs, **{"pass": p}) for p in ("infer", "train")}
-    allowed = row.memory * (row.peer_memory or theirs["train"])
+    if row.stands_in:
+        theirs = {"train": row.peer_memory}
+    else:
+        theirs = {p: memory(row.peer, inputs, **{"pass": p}) for p in ("infer", "train")}
+    allowed = row.memory * theirs["train"]
     edges = np.load(inputs)["edge_index"].shape[1]
     for tile in [t for t in TILES if t < edges]:
         ours["tiled"] = memory("ours", inputs, **{"pass": "train"}, tile=tile)
@@ -138,11 +139,19 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "peer train": (them, {"pass": "train"}),
         })  # fmt: skip
         rates = [us.ask("rate") for _ in range(5)]
+        proven = {case.name: them.ask("check", case=str(case)) for case in (fixtures() if row.proven else [])}
     return {
         "row": name, "edges": edges, "tile": tile, "seconds": seconds, "rate_flops": statistics.median(rates),
         "flop": count, "memory": ours, "peer_memory": theirs, "memory_allowed": allowed, "facts": facts,
-        "difference": difference,
+        "difference": difference, "proven": proven,
     }  # fmt: skip
+
+
+def fixtures() -> list[Path]:
+    """Stored numbers of the authors' Equiformer for MD17."""
+    folders = [ROOT / "tests/parity/equiformer"]
+    folders += [Path(os.environ["COVARIUM_PARITY"]) / "equiformer"] if "COVARIUM_PARITY" in os.environ else []
+    return [case for folder in folders for case in sorted(folder.glob("md17_*nonlinear_exp")) if case.is_dir()]
 
 
 def agreement(opened: Mapping[str, Side], to: Path) -> dict[str, float]:
@@ -154,7 +163,8 @@ def agreement(opened: Mapping[str, Side], to: Path) -> dict[str, float]:
         found.append(np.load(path))
     ours, theirs = found
     return {
-        q: float(np.abs(ours[q].ravel() - theirs[q].ravel()).max() / np.abs(theirs[q]).max()) for q in ("energy", "forces")
+        q: float(np.abs(ours[q].ravel() - theirs[q].ravel()).max() / np.abs(theirs[q]).max())
+        for q in ("energy", "forces")
     }
 
 
@@ -173,7 +183,7 @@ def beside(name: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = in_turn(passes)
     facts = {key: side.ask("facts") for key, side in opened.items()}
     for side in opened.values():
-        side.__exit__(None, None, None)
+        side.close()
     atoms = len(np.load(inputs)["numbers"])
     return {"row": name, "atoms": atoms, "seconds": seconds, "facts": facts}
 
@@ -193,12 +203,27 @@ def table(cells: list[dict[str, Any]]) -> str:
     """Ratios with their targets, memory, and the part of the arithmetic floor."""
     done = {cell["row"]: cell for cell in cells if cell["row"] in ROWS}
     if not done:
-        return "Not run yet.\n"
+        return "Not run yet."
     header = ("workload", "pass", "published, s", "ours, s", "ratio", "asked for / hoped for", "memory, MB: published",
               "ours", "of floor")  # fmt: skip
     lines = [line for name, row in ROWS.items() if name in done for line in lines_of(row, done[name])]
     missing = [row.title for name, row in ROWS.items() if name not in done]
-    return markdown(header, lines) + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
+    return markdown(header, lines) + facts_text(done) + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
+
+
+def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
+    """That both sides compute the same, and what a product of matrices reaches."""
+    same = [
+        f"{ROWS[name].title.split(',')[0]} {max(cell['difference'].values()):.0e}"
+        for name, cell in done.items()
+        if cell["difference"]
+    ]
+    rates = [cell["rate_flops"] / 1e9 for cell in done.values()]
+    text = f"\nProducts of matrices: {min(rates):.0f} to {max(rates):.0f} GFLOP/s."
+    text += f" With the same weights energies and forces differ by: {', '.join(same)}." if same else ""
+    proven = [error for cell in done.values() for error in cell.get("proven", {}).values()]
+    text += f" The rebuilt Equiformer differs from the authors' by {max(proven):.0e} in float64." if proven else ""
+    return text + "\n"
 
 
 def lines_of(row: Row, cell: Mapping[str, Any]) -> list[list[str]]:
@@ -211,9 +236,7 @@ def lines_of(row: Row, cell: Mapping[str, Any]) -> list[list[str]]:
         ratio = statistics.median(theirs) / statistics.median(ours)
         asked, hoped = row.targets[k]
         title = {"infer": "energy and forces", "train": "training step", "tiled": f"in tiles of {cell['tile']} edges"}
-        peer_memory = cell["peer_memory"][kind]
-        if row.stands_in:
-            peer_memory = row.peer_memory if kind == "train" else None
+        peer_memory = cell["peer_memory"].get(kind)
         floor = cell["flop"][kind] / cell["rate_flops"] / statistics.median(ours)
         lines.append([
             row.title if k == 0 else "", title[name], spread(theirs), spread(ours),
@@ -242,7 +265,7 @@ def beside_table(cells: list[dict[str, Any]]) -> str:
     """Milliseconds per atom of our default models, MACE and NequIP."""
     done = [cell for cell in cells if cell["row"] in BESIDE]
     if not done:
-        return "Not run yet.\n"
+        return "Not run yet."
     rows = []
     for cell in done:
         for key, facts in cell["facts"].items():
@@ -251,7 +274,9 @@ def beside_table(cells: list[dict[str, Any]]) -> str:
                 BESIDE[cell["row"]].title, BESIDE[cell["row"]].names[key], f"{facts['parameters']:,}",
                 *(f"{1e3 * t / cell['atoms']:.2f}" for t in times),
             ])  # fmt: skip
-    return markdown(("system", "model", "parameters", "energy and forces, ms per atom", "training step, ms per atom"), rows)
+    return markdown(
+        ("system", "model", "parameters", "energy and forces, ms per atom", "training step, ms per atom"), rows
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ PUBLISHED = dict(
     number_of_basis=32, fc_neurons=[64, 64], irreps_feature="512x0e", irreps_head="32x0e+16x1e+8x2e", num_heads=4,
     irreps_mlp_mid="384x0e+192x1e+96x2e",
 )  # fmt: skip
+Labels = o3.Irreps | str
+Paths = list[tuple[int, int, int, str, bool]]
 TYPES, AVG_DEGREE, AVG_NUM_NODES = 64, 15.57930850982666, 18.03065905448718
 SCALAR = o3.Irrep("0e")
 
@@ -44,11 +46,13 @@ def add_up(values: Tensor, index: Tensor, size: int) -> Tensor:
 class Product(nn.Module):
     """A tensor product without path normalisation, with biases on scalars."""
 
-    def __init__(self, left: Any, right: Any, out: Any, instructions: Any, bias: bool, own_weights: bool = True) -> None:
+    def __init__(
+        self, left: Labels, right: Labels, out: Labels, paths: Paths, bias: bool, own_weights: bool = True
+    ) -> None:
         super().__init__()
         self.irreps_out = o3.Irreps(out)
         self.tp = o3.TensorProduct(
-            left, right, out, instructions, irrep_normalization="component", path_normalization="none",
+            left, right, out, paths, irrep_normalization="component", path_normalization="none",
             internal_weights=own_weights, shared_weights=own_weights,
         )  # fmt: skip
         simple = self.irreps_out.simplify()
@@ -66,7 +70,7 @@ class Product(nn.Module):
 class Full(Product):
     """All paths; the second factor is one scalar."""
 
-    def __init__(self, left: Any, out: Any, bias: bool = True) -> None:
+    def __init__(self, left: Labels, out: Labels, bias: bool = True) -> None:
         left, out = o3.Irreps(left), o3.Irreps(out)
         paths = [(i, 0, k, "uvw", True) for i, (_, a) in enumerate(left) for k, (_, b) in enumerate(out) if a == b]
         super().__init__(left, "1x0e", out, paths, bias)
@@ -78,7 +82,7 @@ class LinearRS(Full):
 
 
 class Depthwise(Product):
-    def __init__(self, left: Any, right: Any, out: Any, own_weights: bool) -> None:
+    def __init__(self, left: Labels, right: Labels, out: Labels, own_weights: bool) -> None:
         left, right, wanted = o3.Irreps(left), o3.Irreps(right), o3.Irreps(out)
         made, paths = [], []
         for i, (mul, a) in enumerate(left):
@@ -94,7 +98,7 @@ class Depthwise(Product):
 
 
 class Gate(nn.Module):
-    def __init__(self, out: Any) -> None:
+    def __init__(self, out: Labels) -> None:
         super().__init__()
         out = o3.Irreps(out)
         self.scalars = sum(mul for mul, ir in out if ir == SCALAR)
@@ -127,7 +131,7 @@ class RadialProfile(nn.Module):
 class Separable(nn.Module):
     """Depthwise product, linear map, and with radial weights a gate."""
 
-    def __init__(self, left: Any, sh: Any, out: Any, widths: list[int] | None) -> None:
+    def __init__(self, left: Labels, sh: Labels, out: Labels, widths: list[int] | None) -> None:
         super().__init__()
         self.dtp = Depthwise(left, sh, out, own_weights=widths is None)
         gate = Gate(out)
@@ -138,7 +142,7 @@ class Separable(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    def __init__(self, irreps: Any) -> None:
+    def __init__(self, irreps: Labels) -> None:
         super().__init__()
         self.irreps = o3.Irreps(irreps)
         self.affine_weight = nn.Parameter(torch.ones(self.irreps.num_irreps))
@@ -164,7 +168,7 @@ class LayerNorm(nn.Module):
 class Heads(nn.Module):
     """Channels of each irrep in consecutive parts, one for a head; and back."""
 
-    def __init__(self, head: Any, count: int) -> None:
+    def __init__(self, head: Labels, count: int) -> None:
         super().__init__()
         self.head, self.count = o3.Irreps(head), count
 
@@ -208,7 +212,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, node: Any, mid: Any, out: Any) -> None:
+    def __init__(self, node: Labels, mid: Labels, out: Labels) -> None:
         super().__init__()
         gate = Gate(mid)
         self.fctp_1, self.fctp_2 = Full(node, gate.irreps_in), Full(mid, out)
@@ -219,7 +223,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, c: dict[str, Any], widths: list[int], out: Any) -> None:
+    def __init__(self, c: dict[str, Any], widths: list[int], out: Labels) -> None:
         super().__init__()
         node = c["irreps_node_embedding"]
         self.norm_1, self.norm_2 = LayerNorm(node), LayerNorm(node)
@@ -233,7 +237,7 @@ class Block(nn.Module):
 
 
 class EdgeDegree(nn.Module):
-    def __init__(self, node: Any, sh: Any, widths: list[int]) -> None:
+    def __init__(self, node: Labels, sh: Labels, widths: list[int]) -> None:
         super().__init__()
         self.exp, self.dw = LinearRS("1x0e", node), Depthwise(node, sh, node, own_weights=False)
         self.rad = RadialProfile([*widths, self.dw.tp.weight_numel])
@@ -330,4 +334,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         return weighted(ROWS[row].terms, inputs, answer())
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-6)
-    return Subject(model, optimiser, lambda: detached(answer()), loss, {})
+    return Subject(model, optimiser, lambda: detached(answer()), loss, check=check)

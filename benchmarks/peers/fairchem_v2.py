@@ -35,7 +35,7 @@ def scatter(src: Tensor, index: Tensor, dim: int = -1, out: None = None, dim_siz
             reduce: str = "sum") -> Tensor:  # fmt: skip
     """``torch_scatter.scatter``."""
     size = int(index.max()) + 1 if dim_size is None else dim_size
-    shape = [*src.shape[:dim % src.ndim], size, *src.shape[dim % src.ndim + 1 :]]
+    shape = [*src.shape[: dim % src.ndim], size, *src.shape[dim % src.ndim + 1 :]]
     view = [1] * src.ndim
     view[dim] = -1
     expanded = index.view(view).expand_as(src) if index.ndim == 1 else index

@@ -41,4 +41,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         return weighted(COMMON, inputs, answer())
 
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    return Subject(model, optimiser, lambda: detached(answer()), loss, {})
+    return Subject(model, optimiser, lambda: detached(answer()), loss)

@@ -71,4 +71,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         found = task(batch, rng)
         return torch.stack([task.weights[q] * total / count for q, (total, count) in found.items()]).sum()
 
-    return Subject(model, optimiser, infer, loss, {})
+    return Subject(model, optimiser, infer, loss)

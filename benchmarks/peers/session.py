@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -29,7 +28,9 @@ class Side:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -50,7 +51,7 @@ class Side:
 Passes = Mapping[str, tuple[Side, Mapping[str, Any]]]
 
 
-def in_turn(passes: Passes, least: int = 3, most: int = 15, enough: float = 60.0) -> dict[str, list[float]]:
+def in_turn(passes: Passes, least: int = 2, most: int = 15, enough: float = 100.0) -> dict[str, list[float]]:
     """Seconds of each pass, round after round, after one pass of each side that warms it up."""
     for side, command in {id(side): (side, command) for side, command in reversed(passes.values())}.values():
         side.ask("time", **command)

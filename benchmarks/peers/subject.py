@@ -6,7 +6,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,22 @@ class Subject:
         infer: energy [B], forces [N, 3] and perhaps stress [B, 3, 3], no graph kept.
         loss: the same with a graph, as one number.
         variants: other ways to infer, by name.
+        check: error against stored numbers of the authors' code, of a peer that is no package.
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     infer: Callable[[], Outputs]
     loss: Callable[[], Tensor]
-    variants: Mapping[str, Callable[[], Outputs]]
+    variants: Mapping[str, Callable[[], Outputs]] = field(default_factory=dict)
+    check: Callable[[Path], float] | None = None
+
+    def make_moments(self) -> None:
+        """As any step but the first finds them."""
+        for p in self.model.parameters():
+            p.grad = torch.zeros_like(p)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
 
     def step(self) -> None:
         """One step of training."""

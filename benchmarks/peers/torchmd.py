@@ -40,4 +40,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         return weighted(ROWS[row].terms, inputs, answer())
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    return Subject(model, optimiser, lambda: detached(answer()), loss, {})
+    return Subject(model, optimiser, lambda: detached(answer()), loss)

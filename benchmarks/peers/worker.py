@@ -2,8 +2,8 @@
 
     python worker.py SIDE ROW INPUTS WEIGHTS DEVICE
 
-``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``, on our side with ``tile`` edges at a time, of a peer in one
-of its ``variant``s.
+``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``: ours with ``tile`` edges at a time,
+a peer's in one of its ``variant``s.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def answer(subject: Subject, command: dict[str, Any], device: str, base: int) ->
         case "time":
             return seconds(run, device)
         case "memory":
-            for _ in range(2 if training else 1):  # the second step has the moments of the first beside it
-                run()
+            if training:
+                subject.make_moments()
+            run()
             return most(device) - base
         case "count":
             with FlopCounterMode(display=False) as counter:
@@ -61,6 +62,8 @@ def answer(subject: Subject, command: dict[str, Any], device: str, base: int) ->
         case "outputs":
             np.savez(command["to"], **{k: v.detach().double().cpu().numpy() for k, v in run().items()})
             return None
+        case "check":
+            return subject.check(Path(command["case"]))
         case "facts":
             return {"parameters": sum(p.numel() for p in subject.model.parameters()), "torch": torch.__version__}
         case other:
