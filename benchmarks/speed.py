@@ -192,7 +192,7 @@ def beside(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_tables() -> None:
-    """Into the pages, from the records of the CPU and, where there are any, of a GPU."""
+    """Into the pages, from the records of the CPU."""
     cells = recorded(WHAT)
     for page in PAGES:
         rewrite(page, WHAT, table(cells))
