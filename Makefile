@@ -23,8 +23,9 @@ test: lint
 slow: .venv/ready
 	$(PYTEST) -m slow
 
+# on a machine with a GPU: its tests, steps beside the published implementations, training
 gpu: .venv/ready
-	$(PYTEST) -m gpu
+	$(BIN)/python benchmarks/gpu.py tests speed training
 
 lint: .venv/ready
 	$(BIN)/ruff check

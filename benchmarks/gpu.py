@@ -69,6 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("gpu.py: torch sees no CUDA device; --device cpu --quick goes through the same steps")
+    if options.device == "cpu":
+        options.dtype = "float32"
     for stage in options.stages:
         {"tests": tests, "speed": speed, "training": training}[stage](options)
 
@@ -221,7 +223,7 @@ def training(options: argparse.Namespace) -> None:
         command += ["--resume", str(run)]
     else:
         command += [str(options.train), "--recipe", RECIPE, "--out", str(run)]
-        command += ["--dtype", "float32" if options.device == "cpu" else options.dtype]
+        command += ["--dtype", options.dtype]
         command += [part for text in (TINY if options.quick else ()) for part in ("--set", text)]
     options.work.mkdir(parents=True, exist_ok=True)
     with (options.work / "training.log").open("ab") as log:

@@ -6,7 +6,9 @@ import importlib.util
 import os
 
 import torch
+from packaging.version import Version
 
+LEAST = "3.6"  # the one that is tested
 INTERPRETER = "TRITON_INTERPRET"
 
 
@@ -14,7 +16,11 @@ def missing(device: torch.device) -> str:
     """Why these kernels cannot run on tensors of ``device``; empty if they can. Triton's interpreter, which the
     environment asks for by ``TRITON_INTERPRET=1``, runs them on the CPU, slowly."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; `pip install triton`, which CUDA builds of torch bring with them"
+        return f"triton is not installed; CUDA builds of torch for Linux bring it, or `pip install 'triton>={LEAST}'`"
     if device.type != "cuda" and os.environ.get(INTERPRETER) != "1":
         return f"triton has no kernels for the device '{device.type}', only for cuda"
+    import triton
+
+    if Version(triton.__version__) < Version(LEAST):
+        return f"triton {triton.__version__} is too old; {LEAST} or later is needed"
     return ""
