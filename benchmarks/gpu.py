@@ -104,19 +104,21 @@ def speed(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in options.rows:
-        rows += measured(name, options)
+        ours, peer, reason = subjects(name, options)
+        rows += measured(name, ours, peer, reason, options)
         # after every row: what is done is kept if the rest takes too long
         path = write_record(
             what(options, "speed"), rows, to=options.out,
             note="ms between two events around a pass, median and range of rounds in turn; ratio: published / ours",
         )  # fmt: skip
         if options.device == "cuda":
-            (path.parent / f"kernels-{name}.txt").write_text(kernels(name, options))
+            (path.parent / f"kernels-{name}.txt").write_text(kernels(ours))
 
 
-def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measured(
+    name: str, ours: Subject, peer: Subject | None, reason: str, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Rows of one workload."""
-    ours, peer, reason = subjects(name, options)
     sides: dict[str, tuple[Subject, Callable[[], None]]] = {}
     for backend, dtype in VARIANTS if options.device == "cuda" else VARIANTS[:1]:
         sides[f"{backend}, {dtype}"] = (ours, chosen(ours, dtype, backend))
@@ -192,9 +194,8 @@ def table(
     return lines
 
 
-def kernels(name: str, options: argparse.Namespace) -> str:
+def kernels(ours: Subject) -> str:
     """What a training step with kernels consists of: number of launches, and the kernels that take longest."""
-    ours, _, _ = subjects(name, options)
     arrange(ours.model, "tf32", "triton")
     ours.model.train()
     for _ in range(WARM):
@@ -204,7 +205,7 @@ def kernels(name: str, options: argparse.Namespace) -> str:
         torch.cuda.synchronize()
     averages = recorded.key_averages()
     launches = sum(e.count for e in averages if "LaunchKernel" in e.key)
-    return f"{launches} launches in a training step\n" + averages.table(sort_by="cuda_time_total", row_limit=40)
+    return f"{launches} launches in a training step\n" + averages.table(sort_by="device_time_total", row_limit=40)
 
 
 # -- training
