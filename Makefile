@@ -7,11 +7,12 @@ WORKERS ?= 2
 DEMO ?= demo
 
 BIN := .venv/bin
+ACCURACY := aspirin models published attention nbody tubes slmc slmc_depth data_scale
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two workers with one thread each are faster than one worker with two: most tests are many small operations.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test slow gpu lint bench docs FORCE
+.PHONY: demo test slow gpu lint bench bench-accuracy docs FORCE
 
 demo: .venv/ready
 	@$(BIN)/covarium demo --out $(DEMO)
@@ -22,16 +23,23 @@ test: lint
 slow: .venv/ready
 	$(PYTEST) -m slow
 
+# on a machine with a GPU: its tests, steps beside the published implementations, training
 gpu: .venv/ready
-	$(PYTEST) -m gpu
+	$(BIN)/python benchmarks/gpu.py tests speed training
 
 lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# speed, memory and exactness: within 45 minutes on two cores, environments of the peers included
 bench: .venv/ready
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in "speed.py --again" gatr.py exactness.py startup.py; do \
+	  echo "== $$script"; $(BIN)/python benchmarks/$$script; done
+
+# what has to be trained or sampled first: hours
+bench-accuracy: .venv/ready
+	@set -e; for script in $(ACCURACY); do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 # what the pages say that commands print, as it is printed now
 docs: .venv/ready

@@ -18,12 +18,15 @@ RECORDS = Path(__file__).parent / "records"
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+        commit = done.stdout.strip()
+    except FileNotFoundError:  # a machine without git
+        commit = ""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -32,10 +35,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_record(what: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> Path:
+def write_record(what: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", to: Path = RECORDS) -> Path:
     """Write rows as JSON and print them as a table; ``note`` says what a reader must know."""
     facts = machine()
-    folder = RECORDS / f"{facts['date']}-{what}"
+    folder = to / f"{facts['date']}-{what}"
     folder.mkdir(parents=True, exist_ok=True)
     # files by name only: where they lay on one machine helps nobody
     command = " ".join(Path(argument).name if "/" in argument else argument for argument in sys.argv)

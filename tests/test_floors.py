@@ -44,6 +44,7 @@ def test_imports_only_from_lower_floors(module: str) -> None:
     for name in imports(TREES[module]) - {"covarium"}:
         there = room(name)
         assert there == here or FLOORS[there] < FLOORS[here], f"{module} (floor {FLOORS[here]}) imports {name}"
+        assert there != "kernels" or here in ("kernels", "ops"), f"{module} imports {name}; only ops may"
 
 
 @parametrised

@@ -149,7 +149,9 @@ class RunConfig(Section):
         training: fields of ``covarium.training.Settings``.
         seed: of initial weights, split, order and dropout.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        dtype: of weights and activations; energies of structures are float64 in any case.
+        dtype: of weights and activations; energies of structures are float64 in any case. ``tf32`` and ``bf16``:
+            float32, with products of features and weights rounded (edge vectors, Wigner matrices and energies not).
+        backend: of rotations into the frames of edges; None for Triton kernels where they can run.
         threads: of torch on the CPU; None leaves torch's own choice.
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.
@@ -162,7 +164,8 @@ class RunConfig(Section):
     training: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
     device: str | None = None
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "tf32", "bf16"] = "float32"
+    backend: Literal["torch", "triton"] | None = None
     threads: int | None = Field(default=None, gt=0)
     memory: str | None = None
     tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None

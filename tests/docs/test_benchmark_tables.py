@@ -17,8 +17,9 @@ def benchmarks(monkeypatch):
     import cells
     import models
     import published
+    import speed
 
-    yield cells, models, published
+    yield cells, models, published, speed
     for name in set(sys.modules) - before:
         if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]  # names as plain as these are not left behind
@@ -33,22 +34,25 @@ def _cell(name, model, **errors):
 
 
 def test_pages_hold_the_records(benchmarks):
-    cells, models, published = benchmarks
+    cells, models, published, speed = benchmarks
     told = {
+        "speed": speed.table(cells.recorded("speed")),
+        "beside": speed.beside_table(cells.recorded("speed")),
         "models": models.table(cells.recorded("models")),
         "ablation": published.ablation_table(cells.recorded("ablation")),
         "qm9": published.qm9_table(cells.recorded("qm9")),
     }
     found = set()
-    for page in models.PAGES:
+    for page in {*models.PAGES, *speed.PAGES}:
         for name, text in re.findall(r"<!-- table: (\w+) -->\n\n(.*?)\n<!-- end -->", page.read_text("utf-8"), re.S):
             assert text == told[name], f"{page}: {name}; `--tables` of the benchmark writes it"
             found.add((page.name, name))
-    assert found == {("choosing.md", "models"), *(("README.md", name) for name in told)}
+    elsewhere = {("choosing.md", "models"), ("speed.md", "speed"), ("speed.md", "beside")}
+    assert found == {*elsewhere, *(("README.md", name) for name in told)}
 
 
 def test_best_is_bold_and_what_is_missing_is_named(benchmarks):
-    _, models, _ = benchmarks
+    _, models, *_ = benchmarks
     text = models.table([_cell("aspirin", "mace", test=3.0), _cell("aspirin", "torchmd_et", test=2.0)])
     lines = text.splitlines()
     assert lines[0] == "10 CPU minutes of one thread each:"
@@ -59,13 +63,13 @@ def test_best_is_bold_and_what_is_missing_is_named(benchmarks):
 
 
 def test_each_test_file_has_its_rows(benchmarks):
-    _, models, _ = benchmarks
+    _, models, *_ = benchmarks
     text = models.table([_cell("3bpa", "mace", **{"300 K": 3.0, "600 K": 5.0})])
     assert re.findall(r"3BPA, (\d+) K", text) == ["300", "600"]
 
 
 def test_done_cells_are_not_run_again(benchmarks, monkeypatch, tmp_path):
-    cells, _, _ = benchmarks
+    cells, *_ = benchmarks
     monkeypatch.setattr(cells, "RECORDS", tmp_path)
     cells.record("x", ("a", "b"), {"value": 1.5})
     assert cells.recorded("x")[0]["value"] == 1.5
@@ -86,7 +90,7 @@ def test_the_budget_is_cpu_time(benchmarks, monkeypatch, tmp_path):
     from covarium.training import loop
     from covarium.workflows.configuring import configure
 
-    cells, _, _ = benchmarks
+    cells, *_ = benchmarks
     frames = []
     for k in range(12):
         frames.append(molecule("CH4"))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from covarium.algebra.harmonics import spherical_harmonics_numpy
 from covarium.algebra.layout import m_primary
+from covarium.algebra.rounding import unrounded
 from covarium.algebra.sphere import quadrature
 
 
@@ -35,6 +36,7 @@ def coupling(l: int) -> np.ndarray:
 
 def wigner_d(rotations: Float[Tensor, "E 3 3"], lmax: int) -> list[Float[Tensor, "E _ _"]]:
     """D_0 .. D_lmax of proper rotations, each [E, 2l+1, 2l+1], in their dtype; differentiable to any order."""
+    dtype, rotations = rotations.dtype, unrounded(rotations)
     blocks = [rotations.new_ones(rotations.shape[0], 1, 1), rotations]
     for l in range(1, lmax):
         c = torch.from_numpy(coupling(l)).to(rotations)
@@ -43,7 +45,7 @@ def wigner_d(rotations: Float[Tensor, "E 3 3"], lmax: int) -> list[Float[Tensor,
         x = (blocks[l] @ c.reshape(n, -1)).unflatten(-1, (3, n + 2))
         x = torch.einsum("eab,epbm->epam", rotations, x)
         blocks.append(c.reshape(-1, n + 2).T @ x.flatten(1, 2))
-    return blocks[: lmax + 1]
+    return [block.to(dtype) for block in blocks[: lmax + 1]]
 
 
 @cache

@@ -16,6 +16,8 @@ FEMTOSECONDS = {"fs": 1.0, "ps": 1e3, "ns": 1e6}
 class Dtype(StrEnum):
     float32 = "float32"
     float64 = "float64"
+    tf32 = "tf32"
+    bf16 = "bf16"
 
 
 def duration(text: str, units: dict[str, float] = SECONDS) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from torch.nn import Module
 
     from covarium.config import DataSection
     from covarium.workflows.kinds import Kind
@@ -266,7 +267,9 @@ def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threa
     from covarium.workflows.loaded import load
 
     use_threads(threads)
-    return load(model, device=device, dtype=None if dtype is None else dtype.value)
+    loaded = load(model, device=device, dtype=None if dtype is None else dtype.value)
+    _show_arithmetic(loaded.potential.model)
+    return loaded
 
 
 def loaded_task(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> tuple[LoadedTask, Kind]:
@@ -277,7 +280,16 @@ def loaded_task(model: Path, device: str | None, dtype: Dtype | None, threads: i
 
     use_threads(threads)
     loaded = load_task(model, device=device, dtype=None if dtype is None else dtype.value)
+    _show_arithmetic(loaded.task.model)
     return loaded, kind_of_task(loaded)
+
+
+def _show_arithmetic(model: Module) -> None:
+    from covarium.cli.console import say
+    from covarium.workflows.arithmetic import in_words
+
+    if words := in_words(model):
+        say(words)
 
 
 def _show_files(files: dict[str, Path]) -> None:

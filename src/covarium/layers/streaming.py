@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from covarium.errors import CovariumError
+from covarium.ops.rotation import Backend, End
 from covarium.ops.tiled import Tile, tiled
 
 
@@ -22,6 +26,8 @@ class TiledEdges:
         j, i: source and target of each edge, as rows of the atoms' features.
         row, rows: target of each edge and number of targets, as rows of what comes out.
         tiles: to work on one by one; none for all edges at once.
+        atoms: rows of the atoms' features, None where that is ``rows``.
+        backend: of rotations.
     """
 
     j: Tensor
@@ -29,6 +35,19 @@ class TiledEdges:
     row: Tensor
     rows: int
     tiles: Sequence[Tile] = ()
+    atoms: int | None = None
+    backend: Backend = "torch"
+
+    @cached_property
+    def ends(self) -> tuple[End, End]:
+        """Sources and targets, where the features of atoms are read."""
+        atoms = self.rows if self.atoms is None else self.atoms
+        return End(self.j, atoms, ascending=False), End(self.i, atoms, ascending=True)
+
+    @cached_property
+    def onto(self) -> End:
+        """Targets, where sums go."""
+        return End(self.row, self.rows, ascending=True)
 
     def _own(self) -> Iterator[tuple[str, list[Tensor]]]:
         """Names and tensors that a subclass adds."""
@@ -45,7 +64,9 @@ class TiledEdges:
     def part(self, tile: Tile, values: Sequence[Tensor]) -> Self:
         """The edges of a tile, with the rows of ``differentiable`` that belong to it."""
         given = iter(values)
-        own: dict[str, Any] = dict(j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=())
+        own: dict[str, Any] = dict(
+            j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=(), atoms=len(tile.atoms)
+        )
         for name, tensors in self._own():
             parts = [next(given) if t.is_floating_point() else t[tile.own] for t in tensors]
             own[name] = parts if isinstance(getattr(self, name), list) else parts[0]
@@ -73,10 +94,18 @@ def streamed(
         whole: tensors that every tile reads in full, such as parameters of other modules.
         atoms: tensors [N, …].
         beside: more tensors [E, …].
+
+    Raises:
+        CovariumError: tiles under autocast.
     """
     if not edges.tiles:
         return method(edges, whole, atoms, beside)
-    bound = _Method(method)
+    if torch.is_autocast_enabled(edges.j.device.type):
+        raise CovariumError(
+            "bf16 and edges in tiles (--memory, tile) do not go together: tiles are made again in the backward pass, "
+            "where autocast does not reach; use float32 or tf32 with tiles, or bf16 without"
+        )
+    bound = Method(method)
     names = [name for name, _ in bound.named_parameters()]
     ends = [len(names), len(whole), len(atoms), len(beside)]
 
@@ -96,7 +125,7 @@ def streamed(
     )
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A method of a module as a module."""
 
     def __init__(self, method: Callable[..., Tensor]) -> None:

@@ -40,6 +40,7 @@ from covarium.layers.irreps.flat_linear import (
 )
 from covarium.layers.irreps.flat_norm import FlatNorm, FlatNormType
 from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
@@ -289,8 +290,7 @@ class GraphAttention(nn.Module):
         )
 
     def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
-        messages = edges.merged(atoms)
-        framed = edges.into(messages, self.irreps_pre, self.scalars_only)
+        framed = edges.into(_halves(atoms), self.irreps_pre, edges.ends, self.scalars_only)
         split = self._nonlinear if self.config.attention == "nonlinear_mlp" else self._linear
         features, values = split(framed, edges)
         logits = (SMOOTH_LEAKY_RELU * smooth_leaky_relu(features) * self.alpha_dot).sum(2)
@@ -330,11 +330,11 @@ class DotProductAttention(nn.Module):
 
     def _attend(self, edges: FlatEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
         merged, query = atoms[: 2 * len(self.irreps_pre)], atoms[2 * len(self.irreps_pre) :]
-        messages = edges.merged(merged)
-        nodes = self.key_value(edges.into(messages, self.irreps_pre, False), edges.scalars)
+        framed = edges.into(_halves(merged), self.irreps_pre, edges.ends, False)
+        nodes = self.key_value(framed, edges.scalars)
         pairs = {node: part.chunk(2, dim=1) for node, part in nodes.items()}
         # in the frame of the keys
-        queries = edges.into([gather(part, edges.i) for part in query], self.irreps_values, False)
+        queries = edges.into([list(query)], self.irreps_values, edges.ends[1:], False)
         products = [
             (queries[k][:, queries[k].shape[1] // 2 + m] * key).unflatten(1, (self.config.num_heads, -1)).sum(2)
             for (k, m), (key, _) in pairs.items()
@@ -351,6 +351,12 @@ class DotProductAttention(nn.Module):
 def _separable(config: Config, inputs: int, irreps_in: Irreps, targets: Irreps, irreps_out: Irreps) -> SeparableProduct:
     harmonics = Irreps.parse(config.irreps_sh)
     return SeparableProduct(irreps_in, harmonics, targets, irreps_out, inputs, config.radial_channels)
+
+
+def _halves(atoms: Sequence[Tensor]) -> list[Features]:
+    """Features for sources and for targets, which lie one after the other."""
+    half = len(atoms) // 2
+    return [list(atoms[:half]), list(atoms[half:])]
 
 
 def _masks(module: GraphAttention | DotProductAttention, edges: FlatEdges, rng: torch.Generator | None) -> list[Tensor]:
@@ -450,6 +456,7 @@ class Equiformer(AtomModel):
     """
 
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -524,6 +531,7 @@ class Equiformer(AtomModel):
             row=i,
             rows=graph.num_atoms,
             tiles=self.tiles(graph),
+            backend=self.backend,
             scalars=scalars,
             envelope=envelope,
             wigner=wigner_d(edge_frames(vectors / distance.unsqueeze(1)), self.lmax),
@@ -572,5 +580,6 @@ class Equiformer(AtomModel):
     def energies(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Tensor:
         """[N], what the head says of every atom."""
         if isinstance(self.head, nn.ModuleDict):
-            return self.head["2"]([second_moment_silu(self.head["0"](x[:1])[0])])[0].flatten()
+            hidden = unrounded_call(self.head["0"].forward, x[:1])[0]
+            return unrounded_call(self.head["2"].forward, [second_moment_silu(hidden)])[0].flatten()
         return self.head(x, edges, rng)[0].flatten()

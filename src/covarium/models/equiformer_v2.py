@@ -23,19 +23,18 @@ from torch.nn.functional import silu
 from covarium.algebra.layout import l_primary, m_primary
 from covarium.algebra.rotations import edge_frames
 from covarium.algebra.sphere import GridKind, s2_grid
-from covarium.algebra.wigner import edge_wigner
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
-from covarium.layers.irreps.framed_edges import FramedEdges
+from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_frames
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
-from covarium.ops.gather import gather, scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
 
 Elements = Sequence[Tensor]  # source and target tables, or none
@@ -152,8 +151,7 @@ class EdgeDegreeEmbedding(nn.Module):
         weights = self.rad_func(edges.basis, _elements(self, shared), edges.z)
         if edges.envelope is not None:
             weights = weights * edges.envelope.unsqueeze(1)
-        messages = edges.back[:, :, : c.lmax + 1] @ weights.unflatten(1, (c.lmax + 1, c.sphere_channels))
-        return scatter_sum(messages, edges.row, edges.rows) / c.avg_degree
+        return edges.sums(weights.unflatten(1, (c.lmax + 1, c.sphere_channels))) / c.avg_degree
 
 
 class GraphAttention(nn.Module):
@@ -192,8 +190,7 @@ class GraphAttention(nn.Module):
         Weights per degree commute with the rotation, so both kinds act after it.
         """
         c = self.config
-        pair = torch.cat([gather(x, edges.j), gather(x, edges.i)], dim=2)
-        parts = split_orders(edges.into @ pair, c.lmax, c.mmax)
+        parts = split_orders(edges.pairs(x), c.lmax, c.mmax)
         if c.radial_weights == "per_degree":
             of_degree = self.rad_func(edges.basis, _elements(self, shared), edges.z).unflatten(1, (c.lmax + 1, -1))
             weights = [of_degree[:, m:] for m in range(c.mmax + 1)]
@@ -228,7 +225,7 @@ class GraphAttention(nn.Module):
         for mask in keep:
             alpha = alpha * mask
         messages = join_orders(values).unflatten(2, (c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
-        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.row, edges.rows))
+        return self.proj(edges.sums(messages.flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -328,6 +325,7 @@ class EquiformerV2(AtomModel):
 
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -380,10 +378,12 @@ class EquiformerV2(AtomModel):
             row=i,
             rows=graph.num_atoms,
             tiles=self.tiles(graph),
+            backend=self.backend,
             z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
             basis=self.distance_expansion(distance),
             envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
-            into=edge_wigner(frames, c.lmax, c.mmax),
+            into=into_frames(frames, c.lmax, c.mmax, self.backend),
+            layout=frame_layout(c.lmax, c.mmax),
             row_scale=self.row_scale,
         )
 
@@ -415,7 +415,7 @@ class EquiformerV2(AtomModel):
         for block in self.blocks:
             x = block(x, edges, shared, graph, rng)
         x = self.norm(x)
-        energy = self.energy_block.scalars(x).squeeze(1) / c.avg_num_nodes
+        energy = unrounded_call(self.energy_block.scalars, x).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is the force
         forces = self.force_block(x, edges, shared)[:, 1:4, 0] if c.force_head else None
         return AtomOutput(energy, forces)

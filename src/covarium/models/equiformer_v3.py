@@ -24,12 +24,11 @@ from torch.nn.functional import silu
 from covarium.algebra.layout import l_primary, m_primary
 from covarium.algebra.rotations import edge_frames
 from covarium.algebra.sphere import Grid, GridKind, s2_grid
-from covarium.algebra.wigner import edge_wigner
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
-from covarium.layers.irreps.framed_edges import FramedEdges
+from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_frames
 from covarium.layers.irreps.grid_mlp import GridMLP, LinearPair
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import (
@@ -42,10 +41,11 @@ from covarium.layers.irreps.norm import (
 )
 from covarium.layers.irreps.tensors import symmetric_matrices, vector_harmonics
 from covarium.layers.radial import GaussianBasis, RadialFunction
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
-from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.gather import scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
 
 NormType = Literal["merge_layer_norm", "merge_rms_norm", "sep_layer_norm", "equivariant_layer_norm"]
@@ -192,8 +192,7 @@ class EdgeDegreeEmbedding(EdgeScalars):
         weights = self.radial(edges)
         if edges.envelope is not None:
             weights = weights * edges.envelope.unsqueeze(1)
-        messages = edges.back[:, :, :degrees] @ weights.unflatten(1, (degrees, -1))
-        return scatter_sum(messages, edges.row, edges.rows) / self.config.avg_degree
+        return edges.sums(weights.unflatten(1, (degrees, -1))) / self.config.avg_degree
 
 
 class AttentionSoftmax(SoftmaxWeights):
@@ -248,8 +247,7 @@ class GraphAttention(EdgeScalars):
         """x_j and x_i side by side (or added) in the edge frame, times the radial weights: a list over |m| of
         [E, s, n, 2C]. Weights per degree commute with the rotation, so both kinds act after it."""
         c = self.config
-        pair = torch.cat([gather(x, edges.j), gather(x, edges.i)], dim=2)
-        parts = split_orders(edges.into @ pair, c.lmax, c.mmax)
+        parts = split_orders(edges.pairs(x), c.lmax, c.mmax)
         radial = self.radial(edges)
         if c.radial_weights == "per_degree":
             of_degree = radial.unflatten(1, (c.lmax + 1, -1))
@@ -290,7 +288,7 @@ class GraphAttention(EdgeScalars):
         for mask in keep:
             alpha = alpha * mask
         messages = join_orders(values).unflatten(2, (c.num_heads, -1)) * alpha[:, None, :, None]
-        return self.proj(scatter_sum(edges.back @ messages.flatten(2), edges.row, edges.rows))
+        return self.proj(edges.sums(messages.flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -380,6 +378,7 @@ class EquiformerV3(AtomModel):
 
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -429,10 +428,12 @@ class EquiformerV3(AtomModel):
             row=i,
             rows=graph.num_atoms,
             tiles=self.tiles(graph),
+            backend=self.backend,
             z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
             basis=self.distance_expansion(distance),
             envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
-            into=edge_wigner(frames, c.lmax, c.mmax),
+            into=into_frames(frames, c.lmax, c.mmax, self.backend),
+            layout=frame_layout(c.lmax, c.mmax),
             row_scale=self.row_scale,
         )
 
@@ -468,7 +469,7 @@ class EquiformerV3(AtomModel):
         for block in self.blocks:
             x = block(x, edges, graph, rng)
         x = self.norm(x)
-        energy = self.energy_block(x[:, 0]).squeeze(1) / c.avg_num_nodes
+        energy = unrounded_call(self.energy_block.forward, x[:, 0]).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is a vector
         forces = self.force_block(x, edges, None)[:, 1:4, 0] if c.force_head != "none" else None
         noise = self.dens_block(x, edges, None)[:, 1:4, 0] if denoising is not None else None

@@ -25,6 +25,7 @@ from covarium.errors import CovariumError, nearest
 from covarium.layers.attention_weights import AttentionWeights
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
+from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import TiledEdges, streamed
 from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
@@ -479,4 +480,4 @@ class TorchMDET(AtomModel):
                 f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {elements}; raise it"
             )
         x, v = self.representation_model(graph, self.tiles(graph))
-        return self.output_model(x, v, graph)
+        return unrounded_call(self.output_model.forward, x, v, graph)

@@ -35,6 +35,8 @@ def edge_softmax(
     it is taken over e exp(z), so that an edge of weight zero cannot push all others below eps; ``"logit"`` takes it
     over exp(z), as the published code does.
     """
+    # not in bfloat16
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index = target.unsqueeze(1).expand_as(logits)
     lowest = logits.new_full((num_atoms, logits.shape[1]), -torch.inf)
     height = logits.detach()

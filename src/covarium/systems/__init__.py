@@ -3,6 +3,7 @@
 from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
+from covarium.systems.padding import padded
 from covarium.systems.spin_field import LatticeElement, SpinField
 from covarium.systems.tokens import TokenModel, TokenOutput, Tokens
 
@@ -19,5 +20,6 @@ __all__ = [
     "Tokens",
     "atom_graph",
     "near_origin",
+    "padded",
     "renew_edges",
 ]

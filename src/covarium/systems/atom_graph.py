@@ -6,14 +6,19 @@ Letters: N atoms, E directed edges j → i (source, target), B structures in the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from covarium.algebra.rounding import unrounded
 from covarium.errors import CovariumError
+from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile, tiles_of
+
+Rounding = Literal["none", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ class AtomModel(nn.Module):
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
             all at once. It changes memory and time, not the answer.
+        backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``. It
+            changes time, not the answer.
+        backends: those that make a difference.
+        rounding: of products with weights: ``bf16`` by autocast, in ``rounded``; ``tf32`` is a switch of the process
+            (``torch.set_float32_matmul_precision``). Edge vectors, Wigner matrices and energies are exact in any case.
     """
 
     system = "atoms"
@@ -94,6 +104,15 @@ class AtomModel(nn.Module):
     outputs: frozenset[str]
     reads: frozenset[str]
     tile: int | None = None
+    backend: Backend = "torch"
+    backends: frozenset[Backend] = frozenset({"torch"})
+    rounding: Rounding = "none"
+
+    def rounded(self) -> AbstractContextManager[Any]:
+        """Where ``forward`` is to be called; derivatives are taken outside."""
+        if self.rounding != "bf16":
+            return nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def tiles(self, graph: AtomGraph) -> list[Tile]:
         """Those of ``tile``; none where one would do."""
@@ -155,8 +174,9 @@ class AtomGraph:
         vectors = self.positions[j] - self.positions[i]
         if not bool(self.pbc.any()):
             return vectors
-        offsets = torch.bmm(self.shifts.to(self.cell.dtype).unsqueeze(1), self.cell[self.batch[i]]).squeeze(1)
-        return vectors + offsets
+        cell = unrounded(self.cell)
+        offsets = torch.bmm(self.shifts.to(cell.dtype).unsqueeze(1), cell[self.batch[i]]).squeeze(1)
+        return vectors + offsets.to(vectors.dtype)
 
     def tiles(self, edges: int) -> list[Tile]:
         """All edges in tiles that end at target atoms; see ``covarium.ops.tiled``."""

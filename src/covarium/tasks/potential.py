@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from covarium.algebra.rounding import unrounded
 from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
@@ -272,7 +273,8 @@ class Potential(nn.Module):
                 strain = positions.new_zeros(system.num_graphs, 3, 3).requires_grad_()
                 variables.append(strain)
                 moved = _strained(moved, strain)
-            output = self.model(moved, rng) if denoising is None else self.model(moved, rng, denoising=denoising)
+            with self.model.rounded():
+                output = self.model(moved, rng) if denoising is None else self.model(moved, rng, denoising=denoising)
             assert output.energy is not None
             energy = _sum(output.energy.double(), system)
             gradients: tuple[Tensor, ...] = ()
@@ -468,5 +470,11 @@ def _sum(values: Tensor, system: AtomGraph) -> Tensor:
 def _strained(system: AtomGraph, strain: Tensor) -> AtomGraph:
     """Positions and lattice vectors r → r (1 + ε), ε the symmetric part of ``strain`` [B, 3, 3]."""
     symmetric = 0.5 * (strain + strain.transpose(1, 2))
-    positions = system.positions + torch.bmm(system.positions.unsqueeze(1), gather(symmetric, system.batch)).squeeze(1)
-    return replace(system, positions=positions, cell=system.cell + system.cell @ symmetric)
+    exact = unrounded(symmetric)
+    moved = torch.bmm(system.positions.unsqueeze(1).to(exact.dtype), gather(exact, system.batch)).squeeze(1)
+    stretched = system.cell.to(exact.dtype) @ exact
+    return replace(
+        system,
+        positions=system.positions + moved.to(system.positions.dtype),
+        cell=system.cell + stretched.to(system.cell.dtype),
+    )

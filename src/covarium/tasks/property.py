@@ -172,7 +172,8 @@ class Property(nn.Module):
 
     def values(self, system: AtomGraph, rng: torch.Generator | None = None) -> Tensor:
         """[B] or [B, 3] float64 in the unit of the labels, differentiable."""
-        output = self.model(system, rng)
+        with self.model.rounded():
+            output = self.model(system, rng)
         if self.readout == "value" or self.readout == "length":
             assert output.value is not None
             value = output.value.double() * self.scale + self.offset

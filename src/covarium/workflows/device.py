@@ -8,7 +8,8 @@ import torch
 
 from covarium.errors import CovariumError
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# of weights; with tf32 and bf16 products are rounded, see ``arithmetic.arrange``
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -20,6 +20,7 @@ from covarium.models import MODELS
 from covarium.systems import AtomModel
 from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potential, Property, Term
 from covarium.training.settings import Settings
+from covarium.workflows.arithmetic import arrange, in_words
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.precheck import look_over
 
@@ -117,6 +118,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     model = initial_model(model_class, model_config, config.seed, dtype)
     task_config = _task(config.task, parts.reading, found, model)
     task = _assemble(model, task_config, dtype).to(device)
+    arrange(task.model, config.dtype, config.backend)
     settings = training_settings(config, len(train), found)
     for part in (parts.train, parts.valid, parts.test):
         refuse_unread(task, part)
@@ -353,7 +355,7 @@ def _findings(
         *_denoising(section),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
         ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
-        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
+        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", in_words(task.model)),
     ]
     return [Finding(*row) for row in rows]
 

@@ -22,6 +22,7 @@ from covarium.analysis.errors import predict_frames
 from covarium.data import Frame, charge_and_spin, read_structures
 from covarium.errors import CovariumError, nearest
 from covarium.tasks import EffectiveAction, Potential, Property
+from covarium.workflows.arithmetic import arrange
 from covarium.workflows.device import DTYPES, choose_device
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def load(
     Args:
         path: a ``.safetensors`` file, or the folder of a run, whose best model is taken.
         device: None for CUDA where there is one, else the CPU.
-        dtype: ``"float32"``, ``"float64"``; None for that of the file.
+        dtype: ``"float32"``, ``"float64"``, or ``"tf32"``, ``"bf16"`` for float32 with products of weights rounded;
+            None for that of the file.
 
     Raises:
         CovariumError: no such file, not one of ours, damaged or of a newer version; the device is not available; the
@@ -139,14 +141,16 @@ def load_task(
 ) -> LoadedTask:
     """Whatever ``covarium train`` made; arguments and errors as of ``load``."""
     file = model_file(Path(path))
+    name = None
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise CovariumError(f"dtype '{dtype}' is unknown; allowed: {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
-        dtype = DTYPES[dtype]
+        name, dtype = dtype, DTYPES[dtype]
     if dtype is not None and dtype not in DTYPES.values():
         raise CovariumError(f"dtype {dtype} cannot be used; allowed: {', '.join(DTYPES)}")
     place = device if isinstance(device, torch.device) else choose_device(device)
     read = checkpoint.load(file, device=place, dtype=dtype)
+    arrange(read.task.model, name)
     # parameters that need no gradient save the memory of their graph when forces are computed
     return LoadedTask(read.task.requires_grad_(False), read.header, file)
 

@@ -27,6 +27,7 @@ from covarium.tasks import Property, PropertySemantics, Term
 from covarium.tasks.property import Readout
 from covarium.tasks.targets import target
 from covarium.training.settings import Settings
+from covarium.workflows.arithmetic import arrange, in_words
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.inference import (
     LENGTHS,
@@ -100,6 +101,7 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     model = initial_model(model_class, model_config, config.seed, dtype)
     semantics = PropertySemantics(asked.name, parts.reading.units.get("property", ""), _theory(config, parts))
     built = _assemble(model, semantics, choice.readout, learnt, term).to(dtype).to(device)
+    arrange(built.model, config.dtype, config.backend)
     settings = training_settings(config, len(train), sizes)
     for part in (parts.train, parts.valid, parts.test):
         refuse_unread(built, part)
@@ -246,7 +248,7 @@ def _findings(
         ("loss", task.term.loss, f"errors over {task.spread:.4g}, the spread of what is left to learn"),
         ("batch", f"{training['batch_size']} frames, {batches} an epoch", origin["batch_size" in asked.training]),
         ("length", length_in_words(training), origin[any(name in asked.training for name in LENGTHS)]),
-        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", ""),
+        ("arithmetic", f"{config.dtype} on {config.device}, {config.threads} CPU threads", in_words(task.model)),
     ]
     return [Finding(*row) for row in rows]
 

@@ -28,6 +28,7 @@ from covarium.config import build, merge, parse_assignment
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.tasks import Potential
+from covarium.workflows.arithmetic import arrange
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.inference import model_of
 from covarium.workflows.loaded import load, read_structure
@@ -78,7 +79,9 @@ class Subject:
             torch.manual_seed(0)
             model = model_class(build(config_class, dict(self.settings), "model"))
         potential = Potential(model, references=dict.fromkeys(range(1, 90), 0.0))
-        return potential.to(choose_device(self.device), DTYPES[self.dtype or "float32"]).requires_grad_(False).eval()
+        potential = potential.to(choose_device(self.device), DTYPES[self.dtype or "float32"])
+        arrange(model, self.dtype)
+        return potential.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)

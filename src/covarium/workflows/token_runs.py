@@ -17,6 +17,7 @@ from covarium.data.tokens import TARGETS, TokenDataset, TokenSample, read_tokens
 from covarium.errors import CovariumError
 from covarium.tasks.tokens import Scaling, TokenRegression, TokenTerm
 from covarium.training.settings import Settings
+from covarium.workflows.arithmetic import arrange
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.evaluation import Progress
 from covarium.workflows.inference import LENGTHS, TIME, Finding, Plan, initial_model, length_in_words, model_of
@@ -58,6 +59,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Progress | None =
         terms={name: TokenTerm(term.loss, term.weight) for name, term in terms.items()},
         centre=config.task.centre,
     ).to(dtype)
+    arrange(task.model, config.dtype, config.backend)
     with torch.no_grad():
         task.evaluate(data.batch([0]).to(None, dtype).system)  # refuses a model whose sizes do not fit, before the run
     settings = _settings(config, data)

@@ -24,13 +24,14 @@ from covarium.training import Progress, Ranks, Result, announced, launched, resu
 from covarium.training.log import FILE as LOG
 from covarium.training.state import FILE as STATE
 from covarium.workflows import memory
+from covarium.workflows.arithmetic import arrange
 from covarium.workflows.inference import Plan
 from covarium.workflows.kinds import KINDS
 from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
 SPLIT = "split.json"
-FREE = ("training.", "data.workers", "device", "threads", "memory", "tile")  # what a resumed run may change
+FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "backend")  # what a resumed run may change
 REPORT = "report.html"
 
 
@@ -184,6 +185,7 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
 def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Any]:
     """Errors of the saved model on the held-out frames."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
+    arrange(best.model, plan.config.dtype, plan.config.backend)
     memory.of_evaluation(plan, best)
     parts = {"validation": plan.valid.frames, "test": plan.test}
     return {name: KINDS[plan.kind].evaluate(best, frames) for name, frames in parts.items() if len(frames)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from covarium.algebra.irreps import Irreps
 from covarium.layers.irreps.edge_product import Node
 from covarium.layers.irreps.flat_linear import Features
 from covarium.layers.streaming import TiledEdges
-from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.gather import scatter_sum
+from covarium.ops.rotation import End, Layout, rotate_in, rotate_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +45,14 @@ class FlatEdges(TiledEdges):
         """Y_l [E, 2l+1] in 'component' normalisation: the row of D that belongs to m = 0."""
         return math.sqrt(2 * l + 1) * self.wigner[l][:, l]
 
-    def into(self, x: Features, irreps: Irreps, scalars_only: bool) -> Features:
-        """Features of edges into the frame; only m = 0 if nothing else can matter."""
-        rows = [slice(irrep.l, irrep.l + 1) if scalars_only else slice(None) for _, irrep in irreps]
-        matrices = [self.wigner[irrep.l][:, row] for (_, irrep), row in zip(irreps, rows, strict=True)]
+    def into(self, xs: Sequence[Features], irreps: Irreps, ends: Sequence[End], scalars_only: bool) -> Features:
+        """Features of atoms at the ends of each edge, added, in its frame; only m = 0 if nothing else can matter."""
         return [
-            part if irrep.l == 0 else matrix @ part
-            for part, matrix, (_, irrep) in zip(x, matrices, irreps, strict=True)
+            rotate_in(
+                parts, self.wigner[irrep.l].flatten(1), ends, _layout(irrep.l, scalars_only), backend=self.backend
+            )
+            for parts, (_, irrep) in zip(zip(*xs, strict=True), irreps, strict=True)
         ]
-
-    def merged(self, ends: Sequence[Tensor]) -> Features:
-        """Features of edges, from those of sources and targets one after the other."""
-        half = len(ends) // 2
-        return [gather(a, self.j) + gather(b, self.i) for a, b in zip(ends[:half], ends[half:], strict=True)]
 
     def sums(self, values: Mapping[Node, Tensor], irreps: Irreps, alpha: Tensor, scalars_only: bool) -> Features:
         """Σ_j α v out of the frames; channels of v are in chunks of heads."""
@@ -65,7 +62,12 @@ class FlatEdges(TiledEdges):
             missing = alpha.new_zeros(1, 1).expand(alpha.shape[0], mul)
             stacked = torch.stack([values.get((k, m), missing) for m in orders], dim=1)
             messages = (stacked.unflatten(2, (alpha.shape[1], -1)) * alpha[:, None, :, None]).flatten(2)
-            if irrep.l:
-                messages = self.wigner[irrep.l].transpose(1, 2) @ messages
-            outputs.append(scatter_sum(messages, self.row, self.rows))
+            wigner, layout = self.wigner[irrep.l].flatten(1), _layout(irrep.l, False)
+            outputs.append(rotate_out(messages, wigner, self.onto, layout, backend=self.backend))
         return outputs
+
+
+@cache
+def _layout(l: int, scalars_only: bool) -> Layout:
+    """One degree, with all its orders or m = 0 alone."""
+    return Layout((l,), tuple((l, m) for m in ([0] if scalars_only else range(-l, l + 1))))

@@ -1,16 +1,34 @@
 """Edges with their frames, as the SO(2) convolutions of EquiformerV2 and V3 read them.
 
-Letters: E edges, K basis functions, S coefficients (l-primary), R those with |m| ≤ M (m-primary, in the edge frame).
+Letters: E edges, K basis functions, S coefficients (l-primary), R those with |m| ≤ M (m-primary, in the edge frame), P
+numbers of the Wigner matrices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
+import torch
 from torch import Tensor
 
+from covarium.algebra.layout import m_primary
+from covarium.algebra.wigner import edge_wigner, wigner_d
 from covarium.layers.streaming import TiledEdges
+from covarium.ops.rotation import Backend, Layout, rotate_in, rotate_out
+
+
+@cache
+def frame_layout(lmax: int, mmax: int) -> Layout:
+    """From l-primary columns to m-primary rows."""
+    return Layout(tuple(range(lmax + 1)), m_primary(lmax, mmax))
+
+
+def into_frames(frames: Tensor, lmax: int, mmax: int, backend: Backend) -> Tensor:
+    """Wigner matrices of ``FramedEdges``; with their zeros for ``torch``, whose batched product is fastest so."""
+    if backend == "torch":
+        return edge_wigner(frames, lmax, mmax)
+    return torch.cat([block.flatten(1) for block in wigner_d(frames, lmax)], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +37,36 @@ class FramedEdges(TiledEdges):
     Attributes:
         z: elements of source and target, [E] each.
         basis: [E, K].
-        into: rotation into the edge frame [E, R, S].
-        row_scale: what its R rows are multiplied by in the rotation back.
+        into: rotation into the edge frame, [E, R, S] or [E, P], see ``into_frames``.
+        layout: of its columns and rows.
+        row_scale: what its R rows are multiplied by in the rotation back; a number for each degree.
         envelope: [E], or None.
     """
 
     z: list[Tensor]
     basis: Tensor
     into: Tensor
+    layout: Layout
     row_scale: tuple[float, ...]
     envelope: Tensor | None
 
     @cached_property
-    def back(self) -> Tensor:
-        """[E, S, R]."""
-        scaled = max(self.row_scale) > 1
-        back = self.into * self.into.new_tensor(self.row_scale).unsqueeze(1) if scaled else self.into
-        return back.transpose(1, 2)
+    def scaled(self) -> Tensor:
+        """``into`` with the scales of the rows."""
+        if max(self.row_scale) == 1:
+            return self.into
+        if self.into.dim() == 3:
+            return self.into * self.into.new_tensor(self.row_scale).unsqueeze(1)
+        of_degree = {l: scale for (l, _), scale in zip(self.layout.frame, self.row_scale, strict=True)}
+        factors = [of_degree[l] for l in self.layout.degrees for _ in range((2 * l + 1) ** 2)]
+        return self.into * self.into.new_tensor(factors)
+
+    def pairs(self, x: Tensor) -> Tensor:
+        """[N, S, C] → [E, R, 2C], features of source and target side by side in the frame."""
+        return rotate_in([x, x], self.into, self.ends, self.layout, beside=True, backend=self.backend)
+
+    def sums(self, y: Tensor) -> Tensor:
+        """[E, r, C] → [N, S, C], out of the frame and onto the targets; y has the first r of the R rows."""
+        rows = y.shape[1]
+        wigner = self.scaled[:, :rows] if self.scaled.dim() == 3 else self.scaled
+        return rotate_out(y, wigner, self.onto, self.layout.rows(rows), backend=self.backend)

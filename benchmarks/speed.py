@@ -1,0 +1,283 @@
+"""Our models beside their published implementations: seconds and memory of energy and forces and of training steps.
+
+    python benchmarks/speed.py [--rows equiformer_v2 torchmd_et …] [--work runs/speed] [--device cuda]
+    python benchmarks/speed.py --tables
+
+Each row is one workload: the same inputs in float32, the same weights where the peer has the same parameters, one
+thread, each side in a process of its own that is asked in turn. Seconds are those of the processor (on a GPU those
+between two events), medians of several rounds after a pass that warms up. Memory is the peak of a fresh process that
+does one pass minus what it held after model and optimiser were made; a training step is one that finds moments, as all
+but the first do. Ours is measured with all edges at once and with the largest tile whose memory is the asked part of
+the peer's.
+
+Peers live in environments under ``--work``, made where they are missing; ``--peer-env SIDE=PYTHON`` names another one.
+Every row is recorded when it is done and not run again; ``--again`` begins today's folder of records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cells import drive, markdown, record, recorded, rewrite
+from peers.environments import ROOT, interpreter
+from peers.ours import prepare
+from peers.rows import BESIDE, ROWS, Row
+from peers.session import Side, in_turn
+from record import RECORDS, machine
+
+WHAT = "speed"
+TILES = (2048, 1024, 512, 256, 128, 64)
+PAGES = (Path(__file__).parent / "README.md", ROOT / "docs/speed.md")
+PASSES = ("infer", "train", "tiled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *BESIDE], default=[*ROWS, *BESIDE])
+    parser.add_argument("--work", type=Path, default=Path("runs/speed"))
+    parser.add_argument("--peer-env", nargs="+", default=[], metavar="SIDE=PYTHON", help="interpreters to use")
+    parser.add_argument("--data", type=Path, default=os.environ.get("COVARIUM_DATA"), help="for the box of water")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--again", action="store_true", help="measure anew what was not measured today")
+    parser.add_argument("--tables", action="store_true", help="write the tables of the pages from the records")
+    parser.add_argument("--cell", nargs=1, metavar="ROW", help="one row, in this process")
+    options = parser.parse_args()
+    what = what_of(options.device)
+    if options.tables:
+        write_tables()
+        return
+    if options.cell:
+        name = options.cell[0]
+        record(what, (name,), (beside if name in BESIDE else measure)(name, options))
+        return
+    if options.again:
+        (RECORDS / f"{machine()['date']}-{what}").mkdir(parents=True, exist_ok=True)
+    given = dict(text.split("=", 1) for text in options.peer_env)
+    for side in {side for name in options.rows for side in sides(name)}:
+        interpreter(side, options.work, given)
+    command = [__file__, "--work", str(options.work), "--device", options.device]
+    command += ["--data", str(options.data)] if options.data else []
+    command += ["--peer-env", *options.peer_env] if options.peer_env else []
+    drive(what, [(name,) for name in options.rows], command, 1, options.work)
+    done = recorded(what)
+    print(table(done))
+    print(beside_table(done))
+
+
+def what_of(device: str) -> str:
+    """Name of the records."""
+    return WHAT if device == "cpu" else f"{WHAT}-{device}"
+
+
+def sides(name: str) -> list[str]:
+    """Peers of a row."""
+    return list(BESIDE[name].peers) if name in BESIDE else [ROWS[name].peer]
+
+
+# -- measuring
+
+
+class Place:
+    """Where one row is measured: its files, its interpreters, its device."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.work, self.device = options.work.absolute(), options.device
+        self.given = dict(text.split("=", 1) for text in options.peer_env)
+        self.data = options.data
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def inputs(self, name: str, row: Row) -> Path:
+        path = self.work / f"{name}.npz"
+        prepare(row, self.data, path)
+        return path
+
+    def side(self, side: str, row: str, inputs: Path) -> Side:
+        weights = inputs.with_suffix(".safetensors")
+        return Side(interpreter(side, self.work, self.given), side, row, inputs, weights, self.device)
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row: memory of fresh processes first, then seconds in turn."""
+    row, where = ROWS[name], Place(options)
+    inputs = where.inputs(name, row)
+    peer_inputs = where.inputs(f"{name}-peer", ROWS["equiformer_v2"]) if row.stands_in else inputs
+
+    def memory(side: str, given: Path, **command: Any) -> int:  # noqa: ANN401 - JSON
+        with where.side(side, name, given) as fresh:
+            return int(fresh.ask("memory", **command))
+
+    variant = {"variant": "shipped"} if row.stands_in else {}
+    ours = {"infer": memory("ours", inputs, **{"pass": "infer"}), "train": memory("ours", inputs, **{"pass": "train"})}
+    if row.stands_in:
+        theirs = {"train": row.peer_memory}
+    else:
+        theirs = {p: memory(row.peer, inputs, **{"pass": p}) for p in ("infer", "train")}
+    allowed = row.memory * theirs["train"]
+    edges = np.load(inputs)["edge_index"].shape[1]
+    for tile in [t for t in TILES if t < edges]:
+        ours["tiled"] = memory("ours", inputs, **{"pass": "train"}, tile=tile)
+        if ours["tiled"] <= allowed:
+            break
+    with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:
+        facts = {"ours": us.ask("facts"), "peer": them.ask("facts")}
+        difference = {} if row.stands_in else agreement({"ours": us, row.peer: them}, where.work / name)
+        count = {p: us.ask("count", **{"pass": p}, tile=None) for p in ("infer", "train")}
+        seconds = in_turn({
+            "infer": (us, {"pass": "infer", "tile": None}),
+            "peer infer": (them, {"pass": "infer", **variant}),
+            "train": (us, {"pass": "train", "tile": None}),
+            "tiled": (us, {"pass": "train", "tile": tile}),
+            "peer train": (them, {"pass": "train"}),
+        })  # fmt: skip
+        rates = [us.ask("rate") for _ in range(5)]
+        proven = {case.name: them.ask("check", case=str(case)) for case in (fixtures() if row.proven else [])}
+    return {
+        "row": name, "edges": edges, "tile": tile, "seconds": seconds, "rate_flops": statistics.median(rates),
+        "flop": count, "memory": ours, "peer_memory": theirs, "memory_allowed": allowed, "facts": facts,
+        "difference": difference, "proven": proven,
+    }  # fmt: skip
+
+
+def fixtures() -> list[Path]:
+    """Stored numbers of the authors' Equiformer for MD17."""
+    folders = [ROOT / "tests/parity/equiformer"]
+    folders += [Path(os.environ["COVARIUM_PARITY"]) / "equiformer"] if "COVARIUM_PARITY" in os.environ else []
+    return [case for folder in folders for case in sorted(folder.glob("md17_*nonlinear_exp")) if case.is_dir()]
+
+
+def agreement(opened: Mapping[str, Side], to: Path) -> dict[str, float]:
+    """The largest difference of both sides' answers with the same weights, over the largest answer."""
+    found = []
+    for name, side in opened.items():
+        path = Path(f"{to}-{name}-outputs.npz")
+        side.ask("outputs", to=str(path))
+        found.append(np.load(path))
+    ours, theirs = found
+    return {
+        q: float(np.abs(ours[q].ravel() - theirs[q].ravel()).max() / np.abs(theirs[q]).max())
+        for q in ("energy", "forces")
+    }
+
+
+def beside(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All our models at their default sizes and other potentials on one system: seconds in turn."""
+    case, where = BESIDE[name], Place(options)
+    opened: dict[str, Side] = {}
+    for model, row in case.ours.items():
+        inputs = where.inputs(f"{name}-{model}", row)
+        opened[model] = where.side("ours", f"{name}-{model}", inputs)
+    for peer in case.peers:
+        opened[peer] = where.side(peer, name, inputs)
+    passes = {
+        f"{key} {p}": (side, {"pass": p}) for key, side in opened.items() for p in ("infer", "train")
+    }  # fmt: skip
+    seconds = in_turn(passes)
+    facts = {key: side.ask("facts") for key, side in opened.items()}
+    for side in opened.values():
+        side.close()
+    atoms = len(np.load(inputs)["numbers"])
+    return {"row": name, "atoms": atoms, "seconds": seconds, "facts": facts}
+
+
+# -- tables
+
+
+def write_tables() -> None:
+    """Into the pages, from the records of the CPU."""
+    cells = recorded(WHAT)
+    for page in PAGES:
+        rewrite(page, WHAT, table(cells))
+        rewrite(page, "beside", beside_table(cells))
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Ratios with their targets, memory, and the part of the arithmetic floor."""
+    done = {cell["row"]: cell for cell in cells if cell["row"] in ROWS}
+    if not done:
+        return "Not run yet."
+    header = ("workload", "pass", "published, s", "ours, s", "ratio", "asked for / hoped for", "memory, MB: published",
+              "ours", "of floor")  # fmt: skip
+    lines = [line for name, row in ROWS.items() if name in done for line in lines_of(row, done[name])]
+    missing = [row.title for name, row in ROWS.items() if name not in done]
+    return markdown(header, lines) + facts_text(done) + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
+
+
+def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
+    """That both sides compute the same, and what a product of matrices reaches."""
+    same = [
+        f"{ROWS[name].title.split(',')[0]} {max(cell['difference'].values()):.0e}"
+        for name, cell in done.items()
+        if cell["difference"]
+    ]
+    rates = [cell["rate_flops"] / 1e9 for cell in done.values()]
+    text = f"\nProducts of matrices: {min(rates):.0f} to {max(rates):.0f} GFLOP/s."
+    text += f" With the same weights energies and forces differ by: {', '.join(same)}." if same else ""
+    proven = [error for cell in done.values() for error in cell.get("proven", {}).values()]
+    text += f" The rebuilt Equiformer differs from the authors' by {max(proven):.0e} in float64." if proven else ""
+    return text + "\n"
+
+
+def lines_of(row: Row, cell: Mapping[str, Any]) -> list[list[str]]:
+    """Three lines of one workload; a ratio below what is asked for is set in bold."""
+    lines = []
+    for k, name in enumerate(PASSES):
+        kind = "infer" if name == "infer" else "train"
+        theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
+        ours = cell["seconds"][name]
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        asked, hoped = row.targets[k]
+        title = {"infer": "energy and forces", "train": "training step", "tiled": f"in tiles of {cell['tile']} edges"}
+        peer_memory = cell["peer_memory"].get(kind)
+        floor = cell["flop"][kind] / cell["rate_flops"] / statistics.median(ours)
+        lines.append([
+            row.title if k == 0 else "", title[name], spread(theirs), spread(ours),
+            f"{ratio:.2f}" if ratio >= asked else f"**{ratio:.2f}**", f"{asked:g} / {hoped:g}",
+            "" if peer_memory is None else f"{peer_memory / 1e6:,.0f}", memory_text(row, cell, name, peer_memory),
+            f"{floor:.0%}",
+        ])  # fmt: skip
+    return lines
+
+
+def memory_text(row: Row, cell: Mapping[str, Any], name: str, peer: float | None) -> str:
+    """Ours, and as a part of the peer's."""
+    ours = cell["memory"][name]
+    if peer is None:
+        return f"{ours / 1e6:,.0f}"
+    part = f"{ours / 1e6:,.0f} ({ours / peer:.2f})"
+    return f"**{part}**" if name == "tiled" and ours > row.memory * peer else part
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and the range of all rounds."""
+    return f"{statistics.median(seconds):.3g} ({min(seconds):.3g}–{max(seconds):.3g})"
+
+
+def beside_table(cells: list[dict[str, Any]]) -> str:
+    """Milliseconds per atom of our default models, MACE and NequIP."""
+    done = [cell for cell in cells if cell["row"] in BESIDE]
+    if not done:
+        return "Not run yet."
+    rows = []
+    for cell in done:
+        for key, facts in cell["facts"].items():
+            times = [statistics.median(cell["seconds"][f"{key} {p}"]) for p in ("infer", "train")]
+            rows.append([
+                BESIDE[cell["row"]].title, BESIDE[cell["row"]].names[key], f"{facts['parameters']:,}",
+                *(f"{1e3 * t / cell['atoms']:.2f}" for t in times),
+            ])  # fmt: skip
+    return markdown(
+        ("system", "model", "parameters", "energy and forces, ms per atom", "training step, ms per atom"), rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fast twins of operations in ``covarium.ops``, which alone may import them."""

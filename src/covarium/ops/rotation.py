@@ -1,0 +1,210 @@
+"""Features of atoms into the frames of edges, and sums of what edges hold out of them.
+
+With D the Wigner matrices of an edge (block-diagonal, of its orders only those that the frame keeps),
+
+    rotate_in:   y[e, r] = Σ_s D[e, r, s] x[j(e), s], for one end of the edges, or for both
+    rotate_out:  x[i, s] = Σ_{e: i(e) = i} Σ_r D[e, r, s] y[e, r].
+
+Both are bilinear, and so is the gradient with respect to D; the derivatives of each of the three are the other two.
+Three kernels are therefore exact to every order, and keep nothing of the edges but x or y itself: no [E, S, C] of what
+was gathered, no copy of what is rotated before it is summed.
+
+Letters: E edges, N atoms, S columns of an atom's features (degree by degree, m = −l..l), R rows in the frame, C
+channels, P numbers of D. D of degree 0 is 1, a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from covarium.algebra.rounding import unrounded
+from covarium.errors import CovariumError
+from covarium.kernels.triton import missing
+from covarium.ops.gather import gather, scatter_sum
+
+Backend = Literal["torch", "triton"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What rows and columns mean.
+
+    Attributes:
+        degrees: of the columns, 2l + 1 each, ascending.
+        frame: (l, m) of every row.
+    """
+
+    degrees: tuple[int, ...]
+    frame: tuple[tuple[int, int], ...]
+
+    @property
+    def columns(self) -> dict[int, int]:
+        """The first column of each degree."""
+        return dict(zip(self.degrees, np.cumsum([0] + [2 * l + 1 for l in self.degrees]).tolist(), strict=False))
+
+    @property
+    def places(self) -> list[int]:
+        """Where the 2l + 1 numbers of each row begin, D_l one after another, row by row."""
+        starts = np.cumsum([0] + [(2 * l + 1) ** 2 for l in self.degrees]).tolist()
+        first = dict(zip(self.degrees, starts, strict=False))
+        return [first[l] + (l + m) * (2 * l + 1) for l, m in self.frame]
+
+    def rows(self, count: int) -> Layout:
+        """With the first rows alone."""
+        return self if count == len(self.frame) else Layout(self.degrees, self.frame[:count])
+
+    def dense(self, wigner: Float[Tensor, "E P"]) -> Float[Tensor, "E R S"]:
+        """D with its zeros."""
+        size = wigner.shape[1]
+        index = _dense(self, size)
+        if index is None:
+            return wigner.unflatten(1, (len(self.frame), -1))
+        padded = torch.cat([wigner, wigner.new_zeros(wigner.shape[0], 1)], dim=1)
+        return padded.index_select(1, torch.from_numpy(index.ravel()).to(wigner.device)).unflatten(1, index.shape)
+
+
+@cache
+def _dense(layout: Layout, size: int) -> np.ndarray | None:
+    """[R, S] place of every entry (``size`` for a zero); None where they lie in that order."""
+    columns = layout.columns
+    index = np.full((len(layout.frame), sum(2 * l + 1 for l in layout.degrees)), size)
+    for r, ((l, _), place) in enumerate(zip(layout.frame, layout.places, strict=True)):
+        index[r, columns[l] : columns[l] + 2 * l + 1] = place + np.arange(2 * l + 1)
+    return None if np.array_equal(index.ravel(), np.arange(size)) else index
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of the edges.
+
+    Attributes:
+        index: [E], the atom.
+        atoms: N.
+        ascending: whether the index is; else it is sorted once, when a sum over it is first asked for.
+    """
+
+    index: Tensor
+    atoms: int
+    ascending: bool
+
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        if self.ascending:
+            return self.index, torch.arange(len(self.index), device=self.index.device)
+        values, order = torch.sort(self.index, stable=True)
+        return values, order
+
+    @property
+    def order(self) -> Tensor:
+        """[E], edges sorted by atom."""
+        return self._sorted[1]
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """[N + 1], where the edges of each atom begin in ``order``."""
+        return torch.searchsorted(self._sorted[0], torch.arange(self.atoms + 1, device=self.index.device))
+
+
+def rotate_in(
+    xs: Sequence[Float[Tensor, "N S C"]],
+    wigner: Float[Tensor, "E P"] | Float[Tensor, "E R S"],
+    ends: Sequence[End],
+    layout: Layout,
+    *,
+    beside: bool = False,
+    backend: Backend = "torch",
+) -> Float[Tensor, "E R C2"]:
+    """Features of the atoms at one end of each edge, or at both, in its frame.
+
+    Args:
+        xs: one tensor for each end, of one dtype, which the result has; D may have a wider one, which products and
+            sums have.
+        wigner: D_l of the layout's degrees one after another, row by row; for ``torch`` also with its zeros.
+        ends: where they are read.
+        layout: of columns and rows.
+        beside: channels of both ends side by side, 2C of them; else their sum.
+        backend: ``triton`` needs a CUDA device.
+
+    Raises:
+        CovariumError: the backend cannot run here, and why.
+    """
+    if backend == "triton":
+        arguments = _arguments(wigner, ends, layout)
+        # where triton may not be installed, only here
+        from covarium.kernels.triton import rotation
+
+        return cast(Tensor, rotation.rotate_in(wigner, list(xs), *arguments, beside))
+    gathered = [gather(x, end.index) for x, end in zip(xs, ends, strict=True)]
+    joined = torch.cat(gathered, dim=2) if beside else torch.stack(gathered).sum(0) if len(xs) > 2 else sum(gathered)
+    return _product(layout, wigner, cast(Tensor, joined), transposed=False)
+
+
+def rotate_out(
+    y: Float[Tensor, "E R C"],
+    wigner: Float[Tensor, "E P"] | Float[Tensor, "E R S"],
+    end: End,
+    layout: Layout,
+    *,
+    backend: Backend = "torch",
+) -> Float[Tensor, "N S C"]:
+    """Sums over the edges of each atom, out of their frames; deterministic with ``triton``, and on the CPU.
+
+    Args and raises: as ``rotate_in``.
+    """
+    if backend == "triton":
+        arguments = _arguments(wigner, [end], layout)
+        from covarium.kernels.triton import rotation
+
+        (x,) = rotation.rotate_out(wigner, y, *arguments, False)
+        return cast(Tensor, x)
+    return scatter_sum(_product(layout, wigner, y, transposed=True), end.index, end.atoms)
+
+
+def _product(layout: Layout, wigner: Tensor, x: Tensor, *, transposed: bool) -> Tensor:
+    """D x or Dᵀ x, in the dtype of D, then in that of x."""
+    if layout.degrees == (0,):
+        return x  # D is 1
+    dense = wigner if wigner.dim() == 3 else layout.dense(wigner)
+    dense = unrounded(dense)
+    product = (dense.transpose(1, 2) if transposed else dense) @ x.to(dense.dtype)
+    return product.to(x.dtype)
+
+
+def unavailable(backend: Backend, device: torch.device) -> str:
+    """Why a backend cannot run on tensors of a device; empty if it can."""
+    return missing(device) if backend == "triton" else ""
+
+
+def _arguments(wigner: Tensor, ends: Sequence[End], layout: Layout) -> tuple[Any, ...]:
+    """What the kernels are given beside numbers.
+
+    Raises:
+        CovariumError: they cannot run here.
+    """
+    if reason := unavailable("triton", wigner.device):
+        raise CovariumError(f"backend 'triton' cannot be used: {reason}. Allowed here: backend 'torch'")
+    if wigner.dim() != 2:
+        raise CovariumError(f"backend 'triton' takes Wigner matrices without zeros, [E, P]; got {tuple(wigner.shape)}")
+    indices, orders, starts = zip(*[(end.index, end.order, end.starts) for end in ends], strict=True)
+    return list(indices), list(orders), list(starts), list(_table(layout))
+
+
+@cache
+def _table(layout: Layout) -> tuple[int, ...]:
+    """The layout as the kernels read it: for each degree l, first column, number of rows, and of every row its place in
+    the frame and that of its numbers in D."""
+    table: list[int] = []
+    for l, column in layout.columns.items():
+        rows = [
+            (r, place) for r, (place, (of, _)) in enumerate(zip(layout.places, layout.frame, strict=True)) if of == l
+        ]
+        table += [l, column, len(rows), *[number for row in rows for number in row]]
+    return tuple(table)

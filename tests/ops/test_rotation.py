@@ -1,0 +1,151 @@
+"""Rotation into the frames of edges and sums out of them: the kernels against plain torch, to second derivatives.
+
+Without a CUDA device the kernels run in Triton's interpreter; without triton they are not run.
+"""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from covarium.algebra.layout import m_primary
+from covarium.algebra.rotations import random_rotations
+from covarium.algebra.wigner import wigner_d
+from covarium.errors import CovariumError
+from covarium.ops.rotation import End, Layout, rotate_in, rotate_out
+
+if not torch.cuda.is_available():
+    # read when the kernels are first imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+FULL = Layout((0, 1, 2), m_primary(2, 1))
+CASES = {
+    "beside": (FULL, True),
+    "added": (FULL, False),
+    "one degree": (Layout((1,), ((1, -1), (1, 0), (1, 1))), False),
+    "m = 0 alone": (Layout((2,), ((2, 0),)), False),
+}
+
+
+def wigner(layout: Layout, edges: int, rng: torch.Generator) -> torch.Tensor:
+    matrices = wigner_d(random_rotations(edges, rng), max(layout.degrees))
+    return torch.cat([matrices[l].flatten(1) for l in layout.degrees], dim=1)
+
+
+def given(layout: Layout, *, edges: int = 3, atoms: int = 3, channels: int = 3, dtype: torch.dtype = torch.float64):
+    rng = torch.Generator().manual_seed(0)
+    source = torch.randint(atoms, (edges,), generator=rng)
+    # the last atom has no edges
+    target = torch.randint(atoms - 1, (edges,), generator=rng).sort()[0]
+    ends = [End(source.to(DEVICE), atoms, ascending=False), End(target.to(DEVICE), atoms, ascending=True)]
+    columns = sum(2 * l + 1 for l in layout.degrees)
+    xs = [torch.randn(atoms, columns, channels, generator=rng, dtype=torch.float64) for _ in ends]
+    return [t.to(DEVICE, dtype) for t in (wigner(layout, edges, rng), *xs)], ends
+
+
+def derivatives(layout, beside, backend, tensors, ends):
+    """Of a non-linear function of all: its value, first and second derivatives."""
+    d, a, b = (t.clone().requires_grad_() for t in tensors)
+    y = rotate_in([a, b], d, ends, layout, beside=beside, backend=backend)
+    out = rotate_out(y * torch.sigmoid(y), d, ends[1], layout, backend=backend)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
+    first = torch.autograd.grad(out, [d, a, b], weights, create_graph=True)
+    second = torch.autograd.grad(sum(g.pow(3).sum() for g in first), [d, a, b])
+    return [out, *first, *second]
+
+
+@needs_triton
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_are_the_reference_to_second_derivatives(name):
+    layout, beside = CASES[name]
+    tensors, ends = given(layout)
+    expected, found = (derivatives(layout, beside, backend, tensors, ends) for backend in ("torch", "triton"))
+    for e, f in zip(expected, found, strict=True):
+        assert float((e - f).detach().abs().max()) <= 1e-14 * float(e.detach().abs().max()) > 0
+
+
+@needs_triton
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
+def test_lower_precision_of_features_loses_only_its_own_rounding(dtype, tolerance):
+    """D stays float32 and sums are kept in float32: the result is that of exact arithmetic, rounded once (by
+    Triton's interpreter: cut off)."""
+    layout, _ = CASES["beside"]
+    (d, a, b), ends = given(layout)
+    a, b = (x.to(dtype).double() for x in (a, b))
+    exact = rotate_in([a, b], d, ends, layout, beside=True)
+    low = rotate_in([a.to(dtype), b.to(dtype)], d.float(), ends, layout, beside=True, backend="triton")
+    assert low.dtype == dtype
+    assert float((low.double() - exact).abs().max()) <= tolerance * float(exact.abs().max())
+    y = low[..., :3].double()
+    out = rotate_out(low[..., :3], d.float(), ends[0], layout, backend="triton")
+    assert out.dtype == dtype
+    exact = rotate_out(y, d, ends[0], layout)
+    assert float((out.double() - exact).abs().max()) <= tolerance * float(exact.abs().max())
+
+
+@needs_triton
+def test_more_channels_than_one_program_takes_and_no_edges():
+    from covarium.kernels.triton.rotation import CHANNELS
+
+    layout = CASES["one degree"][0]
+    tensors, ends = given(layout, edges=1, atoms=2, channels=CHANNELS + 2)
+    expected, found = (derivatives(layout, False, backend, tensors, ends) for backend in ("torch", "triton"))
+    for e, f in zip(expected, found, strict=True):
+        assert float((e - f).detach().abs().max()) <= 1e-14 * float(e.detach().abs().max())
+    (d, a, _), _ = given(layout, edges=1)
+    none = End(torch.zeros(0, dtype=torch.int64, device=DEVICE), len(a), ascending=True)
+    y = rotate_in([a], d[:0], [none], layout, backend="triton")
+    assert y.shape == (0, 3, 3)
+    assert not rotate_out(y, d[:0], none, layout, backend="triton").any()
+
+
+@needs_triton
+def test_a_traced_derivative_can_be_differentiated_again():
+    """What compiling a training step on forces does: the derivative is recorded, the record is differentiated."""
+    from functorch.compile import aot_function, nop
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    layout, _ = CASES["added"]
+    (d, a, _), ends = given(layout)
+    inputs = (d, a, torch.ones_like(a[0, 0]).requires_grad_(), ends[0].index, ends[1].index)
+
+    def gradient(backend):
+        def function(d, a, weight, j, i):
+            e = [End(j, len(a), ascending=False), End(i, len(a), ascending=True)]
+            a = a.detach().requires_grad_()
+            y = rotate_in([a * weight, a], d, e, layout, beside=True, backend=backend)
+            out = rotate_out(y * y, d, e[1], layout, backend=backend)
+            return torch.autograd.grad(out.square().sum(), a, create_graph=True)[0]
+
+        return function
+
+    recorded = make_fx(gradient("triton"))(*inputs)
+    assert sum("covarium.rotate_in" in str(node.target) for node in recorded.graph.nodes) == 2
+    compiled = aot_function(lambda *tensors: recorded(*tensors), fw_compiler=nop, bw_compiler=nop)
+    found, expected = compiled(*inputs), gradient("torch")(*inputs)
+    pairs = [(found, expected), (torch.autograd.grad(g.pow(3).sum(), inputs[2])[0] for g in (found, expected))]
+    for f, e in pairs:
+        assert float((f - e).detach().abs().max()) <= 1e-14 * float(e.detach().abs().max())
+
+
+def test_dense_and_flat_matrices_are_the_same_rotation():
+    layout, _ = CASES["beside"]
+    (d, a, b), ends = given(layout)
+    y = rotate_in([a, b], d, ends, layout, beside=True)
+    assert torch.equal(y, rotate_in([a, b], layout.dense(d), ends, layout, beside=True))
+    out = rotate_out(y, d, ends[0], layout)
+    assert torch.allclose(out, rotate_out(y, layout.dense(d), ends[0], layout), rtol=0, atol=1e-14)
+    few = layout.rows(3)
+    assert torch.equal(rotate_in([a], d, ends[:1], few), rotate_in([a], d, ends[:1], layout)[:, :3])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is refused where there is no CUDA device")
+def test_refused_with_the_reason(monkeypatch):
+    layout, _ = CASES["one degree"]
+    (d, a, b), ends = given(layout)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(CovariumError, match="triton is not installed|for the device 'cpu'"):
+        rotate_in([a, b], d, ends, layout, backend="triton")
