@@ -113,7 +113,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     def memory(side: str, given: Path, **command: Any) -> int:  # noqa: ANN401 - JSON
         with where.side(side, name, given) as fresh:
-            return int(fresh.ask("memory", **command))
+            taken = int(fresh.ask("memory", **command))
+        print(f"{side} {command}: {taken / 1e6:.0f} MB", flush=True)
+        return taken
 
     variant = {"variant": "shipped"} if row.stands_in else {}
     ours = {"infer": memory("ours", inputs, **{"pass": "infer"}), "train": memory("ours", inputs, **{"pass": "train"})}
