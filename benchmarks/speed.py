@@ -182,7 +182,7 @@ def beside(name: str, options: argparse.Namespace) -> dict[str, Any]:
     passes = {
         f"{key} {p}": (side, {"pass": p}) for key, side in opened.items() for p in ("infer", "train")
     }  # fmt: skip
-    seconds = in_turn(passes)
+    seconds = in_turn(passes, enough=40.0)
     facts = {key: side.ask("facts") for key, side in opened.items()}
     for side in opened.values():
         side.close()
