@@ -113,7 +113,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     def memory(side: str, given: Path, **command: Any) -> int:  # noqa: ANN401 - JSON
         with where.side(side, name, given) as fresh:
-            return int(fresh.ask("memory", **command))
+            taken = int(fresh.ask("memory", **command))
+        print(f"{side} {command}: {taken / 1e6:.0f} MB", flush=True)
+        return taken
 
     variant = {"variant": "shipped"} if row.stands_in else {}
     ours = {"infer": memory("ours", inputs, **{"pass": "infer"}), "train": memory("ours", inputs, **{"pass": "train"})}
@@ -180,7 +182,7 @@ def beside(name: str, options: argparse.Namespace) -> dict[str, Any]:
     passes = {
         f"{key} {p}": (side, {"pass": p}) for key, side in opened.items() for p in ("infer", "train")
     }  # fmt: skip
-    seconds = in_turn(passes)
+    seconds = in_turn(passes, enough=40.0)
     facts = {key: side.ask("facts") for key, side in opened.items()}
     for side in opened.values():
         side.close()
@@ -229,31 +231,35 @@ def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
 def lines_of(row: Row, cell: Mapping[str, Any]) -> list[list[str]]:
     """Three lines of one workload; a ratio below what is asked for is set in bold."""
     lines = []
-    for k, name in enumerate(PASSES):
+    fits = cell["memory"]["train"] <= cell["memory_allowed"]  # then no tiles are needed
+    for k, given in enumerate(PASSES):
+        name = "train" if given == "tiled" and fits else given
         kind = "infer" if name == "infer" else "train"
         theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
         ours = cell["seconds"][name]
         ratio = statistics.median(theirs) / statistics.median(ours)
         asked, hoped = row.targets[k]
-        title = {"infer": "energy and forces", "train": "training step", "tiled": f"in tiles of {cell['tile']} edges"}
+        how = "all edges at once" if fits else f"tiles of {cell['tile']} edges"
+        least = f"at most {row.memory:g} of the memory: {how}"
+        title = {"infer": "energy and forces", "train": "training step", "tiled": least}
         peer_memory = cell["peer_memory"].get(kind)
         floor = cell["flop"][kind] / cell["rate_flops"] / statistics.median(ours)
         lines.append([
-            row.title if k == 0 else "", title[name], spread(theirs), spread(ours),
+            row.title if k == 0 else "", title[given], spread(theirs), spread(ours),
             f"{ratio:.2f}" if ratio >= asked else f"**{ratio:.2f}**", f"{asked:g} / {hoped:g}",
-            "" if peer_memory is None else f"{peer_memory / 1e6:,.0f}", memory_text(row, cell, name, peer_memory),
+            "" if peer_memory is None else f"{peer_memory / 1e6:,.0f}", memory_text(cell, name, peer_memory),
             f"{floor:.0%}",
         ])  # fmt: skip
     return lines
 
 
-def memory_text(row: Row, cell: Mapping[str, Any], name: str, peer: float | None) -> str:
+def memory_text(cell: Mapping[str, Any], name: str, peer: float | None) -> str:
     """Ours, and as a part of the peer's."""
     ours = cell["memory"][name]
     if peer is None:
         return f"{ours / 1e6:,.0f}"
     part = f"{ours / 1e6:,.0f} ({ours / peer:.2f})"
-    return f"**{part}**" if name == "tiled" and ours > row.memory * peer else part
+    return f"**{part}**" if name == "tiled" and ours > cell["memory_allowed"] else part
 
 
 def spread(seconds: list[float]) -> str:

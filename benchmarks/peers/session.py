@@ -61,5 +61,6 @@ def in_turn(passes: Passes, least: int = 2, most: int = 15, enough: float = 100.
         for name, (side, command) in passes.items():
             found[name].append(side.ask("time", **command))
             spent += found[name][-1]
+            print(f"{name}: {found[name][-1]:.3g} s", flush=True)
         rounds += 1
     return found
