@@ -63,9 +63,9 @@ def streamed(
     atoms: Sequence[Tensor] = (),
     beside: Sequence[Tensor] = (),
 ) -> Tensor:
-    """``method(edges, whole, atoms, beside)``, [N, …]; if the edges have tiles, with the memory of one tile.
+    """``method(edges, whole, atoms, beside)``, [N, …]; if the edges have tiles, one after the other (see ``tiled``).
 
-    Exact through second derivatives then, and no random numbers may be drawn inside.
+    No random numbers may be drawn inside.
 
     Args:
         method: of a module, whose parameters it may read; gives one row per target atom.
@@ -77,20 +77,22 @@ def streamed(
     if not edges.tiles:
         return method(edges, whole, atoms, beside)
     bound = _Method(method)
-    names = [name for name, _ in bound.named_parameters()]
+    names, parameters = zip(*bound.named_parameters(), strict=True)
     ends = [len(names), len(whole), len(atoms), len(beside)]
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         parts = iter(tensors)
         own, *given = ([next(parts) for _ in range(count)] for count in ends)
         arguments = (edges.part(tile, list(parts)), *given)
+        if all(a is b for a, b in zip(own, parameters, strict=True)):
+            return method(*arguments)
         result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), arguments)
         return result
 
     return tiled(
         function,
         edges.tiles,
-        whole=[*bound.parameters(), *whole],
+        whole=[*parameters, *whole],
         atoms=atoms,
         edges=[*beside, *edges.differentiable()],
     )

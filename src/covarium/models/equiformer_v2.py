@@ -348,6 +348,7 @@ class EquiformerV2(AtomModel):
         # (2l+1)/(2M+1) makes up for the orders that are cut (official code; absent from the paper)
         scale = [math.sqrt((2 * l + 1) / (2 * c.mmax + 1)) if l > c.mmax else 1.0 for l, _ in m_primary(c.lmax, c.mmax)]
         self.row_scale = tuple(scale)
+        self.width = 2 * c.sphere_channels * len(scale)
         self._initialise()
 
     def _initialise(self) -> None:

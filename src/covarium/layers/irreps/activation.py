@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.nn.functional import silu
 
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
+from covarium.ops.activation import silu_gradient
+
+IN_CACHE = 2**18  # values at the points at a time
 
 
 def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tensor, "N S H"]:
@@ -44,7 +47,28 @@ class S2Activation(ExactConstants):
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
     def forward(self, x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
-        return self.from_grid @ silu(self.to_grid @ x)
+        return _SiluOnGrid.apply(x, self.to_grid, self.from_grid)
+
+
+class _SiluOnGrid(torch.autograd.Function):
+    """Keeps x, not its many more values at the points; works on as many rows of x as stay in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to_grid: Tensor, from_grid: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(x, to_grid, from_grid)
+        return torch.cat([from_grid @ silu(to_grid @ part, inplace=True) for part in _in_cache(x, to_grid)])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        x, to_grid, from_grid = ctx.saved_tensors
+        parts = zip(_in_cache(g, to_grid), _in_cache(x, to_grid), strict=True)
+        return torch.cat([to_grid.T @ silu_gradient(from_grid.T @ p, to_grid @ q) for p, q in parts]), None, None
+
+
+def _in_cache(x: Tensor, to_grid: Tensor) -> Sequence[Tensor]:
+    if x.device.type != "cpu" or isinstance(x.shape[0], torch.SymInt):
+        return [x]
+    return x.split(max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2])))
 
 
 class SeparableS2Activation(nn.Module):

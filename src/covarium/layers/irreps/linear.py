@@ -40,7 +40,7 @@ class SO3Linear(nn.Module):
 class SO2MLinear(nn.Module):
     """The map of one order m > 0: a complex matrix, stored as official weights [2·out, in] (real rows, then imaginary).
 
-    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3). One real GEMM on [x₊, x₋].
+    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3). One real GEMM makes all four.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -49,10 +49,11 @@ class SO2MLinear(nn.Module):
         with torch.no_grad():
             self.fc.weight.mul_(1 / math.sqrt(2))
 
-    def forward(self, x: Float[Tensor, "E I2"]) -> Float[Tensor, "E O2"]:
-        real, imaginary = self.fc.weight.chunk(2, dim=0)
-        matrix = torch.cat([torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)], dim=0)
-        return nn.functional.linear(x, matrix)
+    def forward(self, x: Float[Tensor, "E 2 I"]) -> Float[Tensor, "E 2 O"]:
+        # on rows, as a product with three axes may become one for each edge
+        y = self.fc(x.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        (plus_real, plus_imaginary), (minus_real, minus_imaginary) = (part.chunk(2, dim=1) for part in y)
+        return torch.stack([plus_real - minus_imaginary, minus_real + plus_imaginary], dim=1)
 
 
 class SO2Convolution(nn.Module):
@@ -75,8 +76,8 @@ class SO2Convolution(nn.Module):
     ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E s n O"]]]:
         """The extra scalars, and the features."""
         extra, zero = self.fc_m0(x[0].flatten(1)).split(self.sizes, dim=1)
-        flat = [zero, *[conv(part.flatten(1)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
-        return extra, [y.unflatten(1, (min(m, 1) + 1, -1, self.out_channels)) for m, y in enumerate(flat)]
+        flat = [zero.unsqueeze(1), *[conv(part.flatten(2)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
+        return extra, [y.unflatten(2, (-1, self.out_channels)) for y in flat]
 
 
 def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E s n C"]]:
