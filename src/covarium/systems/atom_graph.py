@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from covarium.errors import CovariumError
 from covarium.ops.tiled import Tile, tiles_of
 
-IN_CACHE = 1_250_000  # numbers per tensor, measured: smaller tiles slow matrix products down, larger ones leave the L2
+# measured: numbers per tensor that stay in the cache, and edges below which matrix products become slower
+IN_CACHE, ENOUGH = 1_250_000, 384
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class AtomModel(nn.Module):
             # not where shapes are symbols and the pass is only recorded
             if self.width is None or graph.positions.device.type != "cpu" or not isinstance(edges, int):
                 return []
-            number = max(1, round(edges * self.width / IN_CACHE))
+            number = max(1, round(edges / max(IN_CACHE / self.width, ENOUGH)))
             # tiles end at targets; a little more room makes them equal
             size, keep = math.ceil(edges / number) + math.ceil(edges / max(graph.num_atoms, 1)), edges
         tiles = graph.tiles(size, keep)
