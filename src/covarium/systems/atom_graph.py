@@ -90,7 +90,7 @@ class AtomModel(nn.Module):
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None to
             store all. It changes memory and time, not the answer.
-        keep: edges whose inside is stored nevertheless.
+        keep: edges whose inside is stored nevertheless, in tiles that end before them.
         width: numbers per edge in the widest of the large tensors. Where all is stored, the CPU works on as many edges
             at a time as stay in its cache; None for all at once.
     """
@@ -104,14 +104,19 @@ class AtomModel(nn.Module):
     keep: int = 0
     width: int | None = None
 
+    def in_cache(self, device: torch.device) -> int | None:
+        """How many edges at a time are fastest; None for as many as there are."""
+        return max(IN_CACHE // self.width, ENOUGH) if self.width and device.type == "cpu" else None
+
     def tiles(self, graph: AtomGraph) -> list[Tile]:
         """Those of ``tile``, or those that stay in the cache; none where one would do."""
         size, keep, edges = self.tile, self.keep, graph.edge_index.shape[1]
         if size is None:
+            fastest = self.in_cache(graph.positions.device)
             # not where shapes are symbols and the pass is only recorded
-            if self.width is None or graph.positions.device.type != "cpu" or not isinstance(edges, int):
+            if fastest is None or not isinstance(edges, int):
                 return []
-            number = max(1, round(edges / max(IN_CACHE / self.width, ENOUGH)))
+            number = max(1, round(edges / fastest))
             # tiles end at targets; a little more room makes them equal
             size, keep = math.ceil(edges / number) + math.ceil(edges / max(graph.num_atoms, 1)), edges
         tiles = graph.tiles(size, keep)
