@@ -40,7 +40,8 @@ class SO3Linear(nn.Module):
 class SO2MLinear(nn.Module):
     """The map of one order m > 0: a complex matrix, stored as official weights [2·out, in] (real rows, then imaginary).
 
-    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3). One real GEMM makes all four.
+    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3): three real products make the
+    four.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -50,10 +51,12 @@ class SO2MLinear(nn.Module):
             self.fc.weight.mul_(1 / math.sqrt(2))
 
     def forward(self, x: Float[Tensor, "E 2 I"]) -> Float[Tensor, "E 2 O"]:
-        # on rows, as a product with three axes may become one for each edge
-        y = self.fc(x.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        (plus_real, plus_imaginary), (minus_real, minus_imaginary) = (part.chunk(2, dim=1) for part in y)
-        return torch.stack([plus_real - minus_imaginary, minus_real + plus_imaginary], dim=1)
+        plus, minus = x.unbind(1)
+        real, imaginary = self.fc.weight.chunk(2, dim=0)
+        both = nn.functional.linear(plus + minus, real)
+        y_plus = both - nn.functional.linear(minus, real + imaginary)
+        y_minus = both + nn.functional.linear(plus, imaginary - real)
+        return torch.stack([y_plus, y_minus], dim=1)
 
 
 class SO2Convolution(nn.Module):
