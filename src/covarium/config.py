@@ -155,6 +155,7 @@ class RunConfig(Section):
         threads: of torch on the CPU; None leaves torch's own choice.
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.
+        keep: edges whose inside is stored although there are tiles.
     """
 
     about: dict[str, str] = Field(default_factory=dict)
@@ -169,6 +170,7 @@ class RunConfig(Section):
     threads: int | None = Field(default=None, gt=0)
     memory: str | None = None
     tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
+    keep: int = Field(default=0, ge=0)
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

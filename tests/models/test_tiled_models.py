@@ -1,5 +1,6 @@
 """A model that works tile by tile is the model, in value, forces, and the gradient of a force loss."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -91,13 +92,14 @@ def force_loss(model: AtomModel, graph: AtomGraph) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("tile", [1, 40])
-def test_equal_to_all_edges_at_once(name: str, tile: int) -> None:
+@pytest.mark.parametrize(("tile", "keep"), [(1, 0), (40, 0), (10, 30), (10, 10**6)])
+def test_equal_to_all_edges_at_once(name: str, tile: int, keep: int) -> None:
     model = build(name)
     graph = cluster(model)
     expected = force_loss(model, graph)
-    model.tile = tile
-    assert len(model.tiles(graph)) > 1
+    model.tile, model.keep = tile, keep
+    kept = [t.kept for t in model.tiles(graph)]
+    assert len(kept) > 1 and any(kept) == (keep > 0) and all(kept) == (keep > 30)
     tiled = force_loss(model, graph)
     for ours, theirs in zip(tiled, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12 * float(theirs.abs().max()) + 1e-15)
@@ -115,6 +117,19 @@ def test_forces_alone_keep_nothing(name: str) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-13)
     assert not gradient.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_where_all_is_kept_edges_are_in_tiles_that_stay_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("v2")
+    graph = cluster(model)
+    assert model.tiles(graph) == []
+    systems = sys.modules[AtomGraph.__module__]  # the package's attribute of this name is a function
+    monkeypatch.setattr(systems, "IN_CACHE", 10 * model.width)
+    monkeypatch.setattr(systems, "ENOUGH", 5)
+    tiles = model.tiles(graph)
+    assert 2 < len(tiles) <= round(graph.edge_index.shape[1] / 10)
+    assert all(tile.kept for tile in tiles)
+    assert model.tiles(graph.to("meta")) == []
 
 
 @pytest.mark.parametrize("name", ["v2", "v3", "equiformer", "et"])

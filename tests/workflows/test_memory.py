@@ -68,8 +68,9 @@ def test_what_a_pass_takes_is_foreseen(name: str, training: bool, monkeypatch: p
     at_once = fit(model, graph, PLENTY, **how)
     tiled = fit(model, graph, f"{at_once.needed * 0.7 / 1000:.0f}KB", **how)
     assert (at_once.tile, tiled.tile) == (None, 256)
+    assert 0 < tiled.keep < tiled.edges == graph.edge_index.shape[1]
     for found in (at_once, tiled):
-        real = memory._peak(model, graph, found.tile, True, training)
+        real = memory._peak(model, graph, (found.tile, found.keep), True, training)
         assert 0.85 * real < found.needed < 1.3 * real, (found, real)
     assert model.tile is None and model.training and all(p.requires_grad for p in model.parameters())
 

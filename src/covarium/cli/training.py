@@ -77,7 +77,7 @@ def train(
         {"device": device, "dtype": dtype, "threads": threads, "memory": memory, "seed": seed},
     )  # fmt: skip
     if memory is not None:
-        given["tile"] = None  # that of the run was for another memory
+        given |= {"tile": None, "keep": 0}  # those of the run were for another memory
     if resume is not None:
         if any((files, model, property, recipe, config, task, valid, test, out, dtype, seed is not None)):
             raise BadParameter(

@@ -84,9 +84,9 @@ def streamed(
     atoms: Sequence[Tensor] = (),
     beside: Sequence[Tensor] = (),
 ) -> Tensor:
-    """``method(edges, whole, atoms, beside)``, [N, …]; if the edges have tiles, with the memory of one tile.
+    """``method(edges, whole, atoms, beside)``, [N, …]; if the edges have tiles, one after the other (see ``tiled``).
 
-    Exact through second derivatives then, and no random numbers may be drawn inside.
+    No random numbers may be drawn inside.
 
     Args:
         method: of a module, whose parameters it may read; gives one row per target atom.
@@ -100,26 +100,28 @@ def streamed(
     """
     if not edges.tiles:
         return method(edges, whole, atoms, beside)
-    if torch.is_autocast_enabled(edges.j.device.type):
+    if torch.is_autocast_enabled(edges.j.device.type) and not all(tile.kept for tile in edges.tiles):
         raise CovariumError(
             "bf16 and edges in tiles (--memory, tile) do not go together: tiles are made again in the backward pass, "
             "where autocast does not reach; use float32 or tf32 with tiles, or bf16 without"
         )
     bound = Method(method)
-    names = [name for name, _ in bound.named_parameters()]
+    names, parameters = zip(*bound.named_parameters(), strict=True)
     ends = [len(names), len(whole), len(atoms), len(beside)]
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         parts = iter(tensors)
         own, *given = ([next(parts) for _ in range(count)] for count in ends)
-        arguments = (edges.part(tile, list(parts)), *given)
-        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), arguments)
+        part = edges.part(tile, list(parts))
+        if all(a is b for a, b in zip(own, parameters, strict=True)):
+            return method(part, *given)
+        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), (part, *given))
         return result
 
     return tiled(
         function,
         edges.tiles,
-        whole=[*bound.parameters(), *whole],
+        whole=[*parameters, *whole],
         atoms=atoms,
         edges=[*beside, *edges.differentiable()],
     )

@@ -465,6 +465,7 @@ class Equiformer(AtomModel):
         self.outputs = frozenset({"energy"})
         self.irreps_node, features = Irreps.parse(c.irreps_node), Irreps.parse(c.irreps_feature)
         self.lmax = Irreps.parse(c.irreps_sh).lmax
+        self.width = 2 * sum(mul * (2 * irrep.l + 1) for mul, irrep in self.irreps_node)
         kinds = c.max_num_elements if c.elements is None else len(c.elements)
         self.atom_embed = ElementTable(kinds, self.irreps_node.count(SCALAR))
         if c.num_tags:

@@ -26,7 +26,7 @@ from covarium.algebra.sphere import GridKind, s2_grid
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
-from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders
+from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders, rows_in_cache
 from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_frames
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
@@ -271,8 +271,10 @@ class FeedForward(nn.Module):
         """The first and last linear act on channels, the grid transforms on coefficients: they commute, so both act on
         the few coefficients instead of the many points."""
         assert isinstance(self.activation, S2Activation)
-        points = silu(self.activation.to_grid @ self.grid_mlp[0](y))
-        return self.grid_mlp[4](self.activation.from_grid @ silu(self.grid_mlp[2](points)))
+        to_grid, from_grid = self.activation.to_grid, self.activation.from_grid
+        y = self.grid_mlp[0](y)
+        parts = y.split(rows_in_cache(y, to_grid))
+        return self.grid_mlp[4](torch.cat([from_grid @ silu(self.grid_mlp[2](silu(to_grid @ part))) for part in parts]))
 
     def scalars(self, x: Tensor) -> Tensor:
         """The l = 0 row of the output, [N, out]; parts that cannot reach it are not computed."""
@@ -346,6 +348,7 @@ class EquiformerV2(AtomModel):
         # (2l+1)/(2M+1) makes up for the orders that are cut (official code; absent from the paper)
         scale = [math.sqrt((2 * l + 1) / (2 * c.mmax + 1)) if l > c.mmax else 1.0 for l, _ in m_primary(c.lmax, c.mmax)]
         self.row_scale = tuple(scale)
+        self.width = 2 * c.sphere_channels * len(scale)
         self._initialise()
 
     def _initialise(self) -> None:

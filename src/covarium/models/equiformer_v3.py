@@ -401,6 +401,7 @@ class EquiformerV3(AtomModel):
             self.dens_block = GraphAttention(c, 1, "gate" if c.force_head == "none" else c.force_head, 0.0)
         # (2l+1)/(2M+1) makes up for the orders that are cut (official code; absent from the paper)
         self.row_scale = tuple(_rescale(l, c.mmax) for l, _ in m_primary(c.lmax, c.mmax))
+        self.width = 2 * c.num_channels * len(self.row_scale)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

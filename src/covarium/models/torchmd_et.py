@@ -456,6 +456,7 @@ class TorchMDET(AtomModel):
         self.config = config
         self.spec = config.spec
         self.outputs = frozenset({ANSWERS[config.output]})
+        self.width = 4 * config.embedding_dimension
         self.representation_model = EquivariantTransformer(config)
         self.output_model = Head(config)
         for module in self.modules():

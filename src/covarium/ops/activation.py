@@ -45,3 +45,8 @@ class _SiluBackward(torch.autograd.Function):
 def silu(x: Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
     """x σ(x); differentiable to any order."""
     return _Silu.apply(x)
+
+
+def silu_gradient(g: Float[Tensor, "*rest"], x: Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
+    """g times the derivative of silu at x; differentiable to any order."""
+    return _SiluBackward.apply(g, x)

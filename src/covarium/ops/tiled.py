@@ -1,8 +1,10 @@
-"""A sum over edges made tile by tile, which stores nothing of the edges between its passes.
+"""A sum over edges made tile by tile.
 
-What is stored is what goes in and what comes out; each pass makes the inside of one tile again. Exact through first
-and second derivatives: the gradient is an operation of its own whose derivative is made tile by tile too (torch's
-checkpoint cannot be differentiated twice this way). A third derivative is refused.
+Of a tile that is kept, torch keeps what its derivatives need, as ever; working in tiles alone is faster on the CPU,
+because what is between two operations stays in the cache. Of the others nothing is stored but what goes in and what
+comes out, and each pass makes the inside of one tile again. Exact through first and second derivatives: the gradient
+is an operation of its own whose derivative is made tile by tile too (torch's checkpoint cannot be differentiated twice
+this way). A third derivative of tiles that are not kept is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from covarium.ops.gather import gather
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -24,6 +28,7 @@ class Tile:
         atoms: at either end of these edges, each once.
         j, i: source and target of each edge, as places in ``atoms``.
         row: target of each edge, counted from ``first``.
+        kept: its inside is stored for the derivatives.
     """
 
     first_edge: int
@@ -34,19 +39,21 @@ class Tile:
     j: Tensor
     i: Tensor
     row: Tensor
+    kept: bool
 
     @property
     def own(self) -> slice:
         return slice(self.first_edge, self.last_edge)
 
 
-def tiles_of(edge_index: Tensor, num_atoms: int, edges: int) -> list[Tile]:
+def tiles_of(edge_index: Tensor, num_atoms: int, edges: int, keep: int = 0) -> list[Tile]:
     """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more.
 
     Args:
         edge_index: [2, E], sources j and targets i, sorted by target.
         num_atoms: N.
         edges: in a tile.
+        keep: edges at the beginning whose tiles are kept, as far as these end there.
     """
     ends = torch.bincount(edge_index[1], minlength=num_atoms).cumsum(0).tolist()
     tiles, first, first_edge = [], 0, 0
@@ -56,8 +63,9 @@ def tiles_of(edge_index: Tensor, num_atoms: int, edges: int) -> list[Tile]:
             pairs = edge_index[:, first_edge : ends[atom - 1]]
             atoms, places = torch.unique(pairs, return_inverse=True)
             j, i = places
-            tiles.append(Tile(first_edge, ends[atom - 1], first, atom, atoms, j, i, pairs[1] - first))
-            first, first_edge = atom, ends[atom - 1]
+            last_edge = ends[atom - 1]
+            tiles.append(Tile(first_edge, last_edge, first, atom, atoms, j, i, pairs[1] - first, last_edge <= keep))
+            first, first_edge = atom, last_edge
     return tiles
 
 
@@ -69,6 +77,10 @@ class Call:
     tiles: Sequence[Tile]
     whole: int
     atoms: int
+
+    def rows(self, tile: Tile) -> slice:
+        """The tile's targets among the rows of what comes out."""
+        return slice(tile.first - self.tiles[0].first, tile.last - self.tiles[0].first)
 
     def parts(self, tile: Tile, tensors: Sequence[Tensor]) -> list[Tensor]:
         """What the tile reads of each tensor."""
@@ -91,7 +103,7 @@ def tiled(
         function: ``function(tile, *whole, *atoms, *edges)`` with the parts that the tile reads; it must be the same at
             every call, so random numbers are drawn outside, and must read every tensor that is to get a gradient
             from its arguments.
-        tiles: in order, covering all edges and all target atoms.
+        tiles: in order, covering all edges and all target atoms; first those that are kept.
         whole: tensors that every tile reads in full: parameters.
         atoms: tensors [N, …] of which a tile reads the rows of ``Tile.atoms``.
         edges: tensors [E, …] of which a tile reads the rows of its edges.
@@ -99,7 +111,28 @@ def tiled(
     Raises:
         RuntimeError: when differentiated a third time.
     """
-    return _Tiled.apply(Call(function, tiles, len(whole), len(atoms)), *whole, *atoms, *edges)
+    kept = [tile for tile in tiles if tile.kept] if torch.is_grad_enabled() else []
+    again = tiles[len(kept) :]
+    rows = _kept(function, kept, whole, atoms, edges) if kept else []
+    if again:
+        rows.append(_Tiled.apply(Call(function, again, len(whole), len(atoms)), *whole, *atoms, *edges))
+    return torch.cat(rows)
+
+
+def _kept(
+    function: Callable[..., Tensor],
+    tiles: Sequence[Tile],
+    whole: Sequence[Tensor],
+    atoms: Sequence[Tensor],
+    edges: Sequence[Tensor],
+) -> list[Tensor]:
+    """Rows of each tile."""
+    # one gather and one split for all tiles: their derivatives make one tensor [N, …] or [E, …] instead of many
+    index = torch.cat([tile.atoms for tile in tiles])
+    at_atoms = [gather(t, index).split([len(tile.atoms) for tile in tiles]) for t in atoms]
+    sizes = [tile.last_edge - tile.first_edge for tile in tiles]
+    at_edges = [t[: tiles[-1].last_edge].split(sizes) for t in edges]
+    return [function(tile, *whole, *parts) for tile, *parts in zip(tiles, *at_atoms, *at_edges, strict=True)]
 
 
 def _leaves(parts: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
@@ -174,7 +207,7 @@ class _TiledGradient(torch.autograd.Function):
             leaves = _leaves(call.parts(tile, tensors), needs)
             with torch.enable_grad():
                 out = call.function(tile, *leaves)
-            above = gradient[tile.first : tile.last]
+            above = gradient[call.rows(tile)]
             if out.requires_grad:
                 sums.add(tile, torch.autograd.grad(out, _chosen(leaves, needs), above, allow_unused=True))
         return tuple(sums.values)
@@ -192,7 +225,7 @@ class _TiledGradient(torch.autograd.Function):
         of_gradient = torch.zeros_like(gradient) if needs_above else None
         filled = [t if c is None else c for c, t in zip(cotangents, tensors, strict=True)]
         for tile in call.tiles:
-            rows = slice(tile.first, tile.last)
+            rows = call.rows(tile)
             parts = call.parts(tile, tensors)
             leaves = _leaves(parts, [need or use for need, use in zip(needs, used, strict=True)])
             above = gradient[rows].detach().requires_grad_()

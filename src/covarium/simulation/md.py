@@ -56,7 +56,8 @@ class MDSettings:
         pressure_relaxation: fs, time constant of the piston.
         interval: steps between two saved frames and log rows.
         seed: of the velocities and the thermostat.
-        tile: edges that the model works on at a time, see ``AtomModel``; None leaves that to the model.
+        tile, keep: edges that the model works on at a time, and that it keeps, see ``AtomModel``; a tile of None leaves
+            both to the model.
     """
 
     steps: int
@@ -69,6 +70,7 @@ class MDSettings:
     interval: int = 10
     seed: int = 0
     tile: int | None = None
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -231,7 +233,7 @@ def _saved(out: Path) -> _Saved:
 def _divide(calculator: Calculator, settings: MDSettings) -> None:
     """Sums in another order have other last digits: a resumed run must add up as it did before."""
     if settings.tile is not None:
-        calculator.potential.model.tile = settings.tile
+        calculator.potential.model.tile, calculator.potential.model.keep = settings.tile, settings.keep
 
 
 @dataclass

@@ -5,6 +5,7 @@ Letters: N atoms, E directed edges j → i (source, target), B structures in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +20,8 @@ from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile, tiles_of
 
 Rounding = Literal["none", "tf32", "bf16"]
+# measured: numbers per tensor that stay in the cache, and edges below which matrix products become slower
+IN_CACHE, ENOUGH = 1_250_000, 384
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,11 @@ class AtomModel(nn.Module):
         outputs: ``energy``, and of ``forces``, ``stress`` and ``noise`` those it has direct heads for; a model without
             ``energy`` names what its ``value`` is: ``dipole``, ``spatial_extent`` or ``vector``.
         reads: which of ``charge`` and ``spin`` it uses; the others must be zero.
-        tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None for
-            all at once. It changes memory and time, not the answer.
+        tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None to
+            store all. It changes memory and time, not the answer.
+        keep: edges whose inside is stored nevertheless, in tiles that end before them.
+        width: numbers per edge in the widest of the large tensors. Where all is stored, the CPU works on as many edges
+            at a time as stay in its cache; None for all at once.
         backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``. It
             changes time, not the answer.
         backends: those that make a difference.
@@ -104,6 +110,8 @@ class AtomModel(nn.Module):
     outputs: frozenset[str]
     reads: frozenset[str]
     tile: int | None = None
+    keep: int = 0
+    width: int | None = None
     backend: Backend = "torch"
     backends: frozenset[Backend] = frozenset({"torch"})
     rounding: Rounding = "none"
@@ -114,9 +122,22 @@ class AtomModel(nn.Module):
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
+    def in_cache(self, device: torch.device) -> int | None:
+        """How many edges at a time are fastest; None for as many as there are."""
+        return max(IN_CACHE // self.width, ENOUGH) if self.width and device.type == "cpu" else None
+
     def tiles(self, graph: AtomGraph) -> list[Tile]:
-        """Those of ``tile``; none where one would do."""
-        tiles = [] if self.tile is None else graph.tiles(self.tile)
+        """Those of ``tile``, or those that stay in the cache; none where one would do."""
+        size, keep, edges = self.tile, self.keep, graph.edge_index.shape[1]
+        if size is None:
+            fastest = self.in_cache(graph.positions.device)
+            # not where shapes are symbols and the pass is only recorded
+            if fastest is None or not isinstance(edges, int):
+                return []
+            number = max(1, round(edges / fastest))
+            # tiles end at targets; a little more room makes them equal
+            size, keep = math.ceil(edges / number) + math.ceil(edges / max(graph.num_atoms, 1)), edges
+        tiles = graph.tiles(size, keep)
         return tiles if len(tiles) > 1 else []
 
     def no_weight_decay(self) -> set[str]:
@@ -178,9 +199,9 @@ class AtomGraph:
         offsets = torch.bmm(self.shifts.to(cell.dtype).unsqueeze(1), cell[self.batch[i]]).squeeze(1)
         return vectors + offsets.to(vectors.dtype)
 
-    def tiles(self, edges: int) -> list[Tile]:
+    def tiles(self, edges: int, keep: int = 0) -> list[Tile]:
         """All edges in tiles that end at target atoms; see ``covarium.ops.tiled``."""
-        return tiles_of(self.edge_index, self.num_atoms, edges)
+        return tiles_of(self.edge_index, self.num_atoms, edges, keep)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""

@@ -1,4 +1,5 @@
-"""A model within a given memory: how many edges it may work on at a time, found by trying it on little.
+"""A model within a given memory: how many edges it may work on at a time, and how many it may keep for the
+derivatives, found by trying it on little.
 
 Memory is linear in atoms, edges and the edges of a tile; the slopes are measured by passes over a few atoms with as
 many neighbours as the real ones have, in which every tensor that is made is counted. Nothing of the size of the real
@@ -23,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from covarium.analysis.errors import frame_graph
-from covarium.config import DataSection
+from covarium.config import DataSection, RunConfig
 from covarium.data import read_structures
 from covarium.errors import CovariumError
 from covarium.systems import AtomGraph, AtomModel
@@ -47,9 +48,11 @@ class TooLittleError(CovariumError):
 
 @dataclass(frozen=True)
 class Fit:
-    """What was chosen, None for all edges at once; what it is expected to take, and the budget, in bytes."""
+    """What was chosen, a tile of None for all edges; what it is expected to take, and the budget, in bytes."""
 
     tile: int | None
+    keep: int
+    edges: int
     needed: int
     budget: int
 
@@ -58,6 +61,8 @@ class Fit:
         how = "all edges at once, everything kept for the gradient"
         if self.tile is not None:
             how = f"tiles of {self.tile:,} edges; only features of atoms kept, the rest made again"
+        if self.keep:
+            how = f"tiles of {self.tile:,} edges; {self.keep:,} of {self.edges:,} edges kept, the rest made again"
         return how, f"about {self.needed / 1e9:.2g} of {self.budget / 1e9:.4g} GB"
 
 
@@ -83,7 +88,8 @@ def fit(
     least_cost: int = 0,
     remedy: str = "",
 ) -> Fit:
-    """The largest tile with which a pass over ``graph`` stays within the memory; ``model`` is left as it is.
+    """The largest tile, and the most edges kept, with which a pass over ``graph`` stays within the memory; ``model`` is
+    left as it is.
 
     Args:
         model: on its device, in its dtype.
@@ -105,26 +111,31 @@ def fit(
     few, many = (g.edge_index.shape[1] for g in (small, large))
     tile = 2 * degree
 
-    def peak(g: AtomGraph, size: int | None) -> int:
-        return _peak(model, g, size, forces, training)
+    def peak(g: AtomGraph, size: int | None, keep: int = 0) -> int:
+        return _peak(model, g, (size, keep), forces, training)
 
     at_once = _line(few, peak(small, None), many, peak(large, None), edges)
     tiled = _line(few, peak(small, tile), many, per_large := peak(large, tile), edges)
     per_edge = max(peak(large, 2 * tile) - per_large, 0) / tile
+    per_kept = max(peak(large, tile, many) - per_large, 0) / many
     held = _held(model, training)
 
-    def needed(size: int | None) -> int:
-        inside = at_once if size is None else min(tiled + per_edge * (size - tile), at_once)
+    def needed(size: int | None, keep: int = 0) -> int:
+        inside = at_once if size is None else min(tiled + per_edge * (size - tile) + per_kept * keep, at_once)
         return int(held + FIXED + SLACK * max(inside, 0))
 
     if needed(None) <= budget:
-        return Fit(None, needed(None), budget)
-    sizes = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(LARGEST)) + 1)]
+        return Fit(None, 0, edges, needed(None), budget)
+    largest = min(model.in_cache(graph.positions.device) or LARGEST, LARGEST)
+    sizes = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(largest)) + 1)]
     fitting = [size for size in sizes if size < edges and needed(size) <= budget]
     if not fitting:
         least = math.ceil(min(needed(SMALLEST), needed(None)) / 1e7) / 100
         raise TooLittleError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
-    return Fit(fitting[-1], needed(fitting[-1]), budget)
+    size = fitting[-1]
+    room = budget - needed(size)
+    keep = min(int(room / (SLACK * per_kept)), edges) if per_kept and (forces or training) else 0
+    return Fit(size, keep, edges, needed(size, keep), budget)
 
 
 def of_training(plan: Plan) -> Plan:
@@ -138,16 +149,20 @@ def of_training(plan: Plan) -> Plan:
         return plan
     _refuse_other(model)
     if config.tile is not None:
-        model.tile = None if config.tile == "all" else config.tile
-        return replace(plan, findings=[*plan.findings, Finding("tile", f"{config.tile} edges at a time", "given")])
+        model.tile, model.keep = None if config.tile == "all" else config.tile, config.keep
+        return replace(plan, findings=[*plan.findings, Finding("tile", _given(config), "given")])
     assert config.memory is not None
     batch = plan.train.batch(costliest_batch(plan.train, plan.settings, announced())).system
     forces = isinstance(plan.task, Potential) and plan.task.forces == "gradient"
     remedy = ", or lower training.batch_size"
     found = fit(model, batch, config.memory, forces=forces, training=True, remedy=remedy)
-    model.tile = found.tile
-    config = config.model_copy(update={"tile": found.tile or "all"})
+    model.tile, model.keep = found.tile, found.keep
+    config = config.model_copy(update={"tile": found.tile or "all", "keep": found.keep})
     return replace(plan, config=config, findings=[*plan.findings, Finding("memory", *found.line())])
+
+
+def _given(config: RunConfig) -> str:
+    return f"{config.tile} edges at a time" + (f", {config.keep:,} edges kept" if config.keep else "")
 
 
 def of_evaluation(plan: Plan, task: Any) -> None:  # noqa: ANN401 - the kind's own class
@@ -167,7 +182,7 @@ def of_structures(task: Potential | Property, structures: Sequence[Atoms], memor
     graph = frame_graph(task, as_frame(largest), next(task.model.parameters()).dtype)
     forces = isinstance(task, Potential) and task.forces == "gradient"
     found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=PREDICTED)
-    task.model.tile = found.tile
+    task.model.tile, task.model.keep = found.tile, found.keep
     return f"memory: {', '.join(found.line())}"
 
 
@@ -219,9 +234,9 @@ def _made_up(model: AtomModel, graph: AtomGraph, atoms: int, degree: int) -> Ato
     return made.to(one.device, one.dtype)
 
 
-def _peak(model: AtomModel, graph: AtomGraph, tile: int | None, forces: bool, training: bool) -> int:
-    """Bytes of tensors at most in one pass."""
-    with _as_it_will_be(model, tile, training), _Counted() as counted:
+def _peak(model: AtomModel, graph: AtomGraph, how: tuple[int | None, int], forces: bool, training: bool) -> int:
+    """Bytes of tensors at most in one pass with a tile and a number of edges kept."""
+    with _as_it_will_be(model, how, training), _Counted() as counted:
         positions = graph.positions.detach().requires_grad_(forces)
         rng = torch.Generator(device=positions.device).manual_seed(0)
         with torch.set_grad_enabled(forces or training):
@@ -237,16 +252,16 @@ def _peak(model: AtomModel, graph: AtomGraph, tile: int | None, forces: bool, tr
 
 
 @contextmanager
-def _as_it_will_be(model: AtomModel, tile: int | None, training: bool) -> Iterator[None]:
-    was, mode = model.tile, model.training
+def _as_it_will_be(model: AtomModel, how: tuple[int | None, int], training: bool) -> Iterator[None]:
+    was, mode = (model.tile, model.keep), model.training
     trained = {p: p.requires_grad for p in model.parameters()}
-    model.tile = tile
+    model.tile, model.keep = how
     model.train(training)
     model.requires_grad_(training)
     try:
         yield
     finally:
-        model.tile = was
+        model.tile, model.keep = was
         model.train(mode)
         for p, required in trained.items():
             p.requires_grad_(required)

@@ -31,7 +31,8 @@ from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
 SPLIT = "split.json"
-FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "backend")  # what a resumed run may change
+# what a resumed run may change
+FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "backend")
 REPORT = "report.html"
 
 

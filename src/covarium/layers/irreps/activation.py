@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.nn.functional import silu
 
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
+from covarium.ops.activation import silu_gradient
+
+IN_CACHE = 2**18  # values at the points at a time
 
 
 def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tensor, "N S H"]:
@@ -44,7 +47,7 @@ class S2Activation(ExactConstants):
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
     def forward(self, x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
-        return self.from_grid @ silu(self.to_grid @ x)
+        return at_points(silu, x, self.to_grid, self.from_grid)
 
 
 class SeparableS2Activation(nn.Module):
@@ -73,6 +76,60 @@ def swiglu(x: Float[Tensor, "*batch H2"]) -> Float[Tensor, "*batch H"]:
     """SiLU of the first half times the second half (Shazeer 2020, arXiv 2002.05202, Eq. 6)."""
     first, second = x.chunk(2, dim=-1)
     return silu(first) * second
+
+
+def product_gradient(g: Float[Tensor, "*batch H"], x: Float[Tensor, "*batch H2"]) -> Float[Tensor, "*batch H2"]:
+    """Of ⟨g, product(x)⟩."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([g * second, g * first], dim=-1)
+
+
+def swiglu_gradient(g: Float[Tensor, "*batch H"], x: Float[Tensor, "*batch H2"]) -> Float[Tensor, "*batch H2"]:
+    """Of ⟨g, swiglu(x)⟩."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([silu_gradient(g * second, first), g * silu(first)], dim=-1)
+
+
+GRADIENTS = {silu: silu_gradient, product: product_gradient, swiglu: swiglu_gradient}
+
+
+def at_points(
+    function: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "N R F"],
+    to_grid: Float[Tensor, "P R"],
+    from_grid: Float[Tensor, "R P"],
+) -> Float[Tensor, "N R H"]:
+    """``from_grid @ function(to_grid @ x)`` for a function of ``GRADIENTS``; differentiable to any order.
+
+    For the first derivative x is kept, not its many more values at the points.
+    """
+    return _AtPoints.apply(function, x, to_grid, from_grid)
+
+
+class _AtPoints(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        to_grid: Tensor,
+        from_grid: Tensor,
+    ) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(x, to_grid, from_grid)
+        return torch.cat([from_grid @ function(to_grid @ part) for part in x.split(rows_in_cache(x, to_grid))])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:  # noqa: ANN401
+        x, to_grid, from_grid = ctx.saved_tensors
+        gradient, rows = GRADIENTS[ctx.function], rows_in_cache(x, to_grid)
+        parts = zip(g.split(rows), x.split(rows), strict=True)
+        return None, torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for p, q in parts]), None, None
+
+
+def rows_in_cache(x: Float[Tensor, "N R F"], to_grid: Float[Tensor, "P R"]) -> int:
+    """Rows of x whose values at all points stay in the cache; on other devices all of them."""
+    return max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2]) if x.device.type == "cpu" else x.shape[0])
 
 
 # What happens at the points, and to the scalars beside them; the names of the published code.
@@ -122,7 +179,7 @@ class GridActivation(ExactConstants):
 
     def forward(self, x: Float[Tensor, "N R F"], scalars: Float[Tensor, "N K"] | None) -> Float[Tensor, "N R H"]:
         """``scalars`` as wide as ``kernel_widths`` says; None for the kernels without."""
-        y = self.from_grid @ POINTS[self.kernel](self.to_grid @ x)
+        y = at_points(POINTS[self.kernel], x, self.to_grid, self.from_grid)
         if scalars is None:
             return y
         if self.kernel == "sep-merge_gates2_swiglu":

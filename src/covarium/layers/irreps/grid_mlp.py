@@ -12,7 +12,15 @@ from torch.nn.functional import linear, silu
 
 from covarium.algebra.layout import l_primary
 from covarium.algebra.sphere import Grid
-from covarium.layers.irreps.activation import POINTS, SCALARS, GridActivation, GridKernel, join_scalars, kernel_widths
+from covarium.layers.irreps.activation import (
+    POINTS,
+    SCALARS,
+    GridActivation,
+    GridKernel,
+    at_points,
+    join_scalars,
+    kernel_widths,
+)
 from covarium.layers.irreps.linear import SO3Linear, so3_linear
 
 
@@ -66,9 +74,9 @@ class GridMLP(GridActivation):
         return atoms * degrees * (3 * hidden - channels) > 3 * hidden * channels
 
     def _on_sphere(self, u: Float[Tensor, "N S F"], scalars: Float[Tensor, "N C"]) -> Float[Tensor, "N S H"]:
-        points = POINTS[self.kernel](self.to_grid @ u)
-        if self.grid_linear_mid is not None:
-            points = silu(self.grid_linear_mid(points))
-        y = self.from_grid @ points
+        if self.grid_linear_mid is None:
+            y = at_points(POINTS[self.kernel], u, self.to_grid, self.from_grid)
+        else:
+            y = self.from_grid @ silu(self.grid_linear_mid(POINTS[self.kernel](self.to_grid @ u)))
         # the gate of a channel is the same at all points, so it may act after the way back
         return y * torch.sigmoid(self.gating_linear(scalars)).unsqueeze(1) if self.gated else y

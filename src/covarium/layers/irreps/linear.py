@@ -40,7 +40,8 @@ class SO3Linear(nn.Module):
 class SO2MLinear(nn.Module):
     """The map of one order m > 0: a complex matrix, stored as official weights [2·out, in] (real rows, then imaginary).
 
-    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3). One real GEMM on [x₊, x₋].
+    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3): three real products make the
+    four.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -49,10 +50,13 @@ class SO2MLinear(nn.Module):
         with torch.no_grad():
             self.fc.weight.mul_(1 / math.sqrt(2))
 
-    def forward(self, x: Float[Tensor, "E I2"]) -> Float[Tensor, "E O2"]:
+    def forward(self, x: Float[Tensor, "E 2 I"]) -> Float[Tensor, "E 2 O"]:
+        plus, minus = x.unbind(1)
         real, imaginary = self.fc.weight.chunk(2, dim=0)
-        matrix = torch.cat([torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)], dim=0)
-        return nn.functional.linear(x, matrix)
+        both = nn.functional.linear(plus + minus, real)
+        y_plus = both - nn.functional.linear(minus, real + imaginary)
+        y_minus = both + nn.functional.linear(plus, imaginary - real)
+        return torch.stack([y_plus, y_minus], dim=1)
 
 
 class SO2Convolution(nn.Module):
@@ -75,8 +79,8 @@ class SO2Convolution(nn.Module):
     ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E s n O"]]]:
         """The extra scalars, and the features."""
         extra, zero = self.fc_m0(x[0].flatten(1)).split(self.sizes, dim=1)
-        flat = [zero, *[conv(part.flatten(1)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
-        return extra, [y.unflatten(1, (min(m, 1) + 1, -1, self.out_channels)) for m, y in enumerate(flat)]
+        flat = [zero.unsqueeze(1), *[conv(part.flatten(2)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
+        return extra, [y.unflatten(2, (-1, self.out_channels)) for y in flat]
 
 
 def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E s n C"]]:
