@@ -153,6 +153,7 @@ class RunConfig(Section):
         threads: of torch on the CPU; None leaves torch's own choice.
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.
+        compile: energies and forces by compiled graphs, see ``covarium.tasks.compiled``.
     """
 
     about: dict[str, str] = Field(default_factory=dict)
@@ -166,6 +167,7 @@ class RunConfig(Section):
     threads: int | None = Field(default=None, gt=0)
     memory: str | None = None
     tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
+    compile: bool = False
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

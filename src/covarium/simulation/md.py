@@ -57,6 +57,7 @@ class MDSettings:
         interval: steps between two saved frames and log rows.
         seed: of the velocities and the thermostat.
         tile: edges that the model works on at a time, see ``AtomModel``; None leaves that to the model.
+        compiled: whether the potential was, as ``md`` notes by itself: a resumed run must add up as it did before.
     """
 
     steps: int
@@ -69,6 +70,7 @@ class MDSettings:
     interval: int = 10
     seed: int = 0
     tile: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -129,6 +131,7 @@ def md(
     """
     if len(atoms) == 0:
         raise CovariumError("molecular dynamics needs at least one atom, the structure has none")
+    settings = replace(settings, compiled=calculator.potential.compiled is not None)
     fixed, rng = fixed_atoms(atoms), np.random.default_rng(settings.seed)
     moving = _bare(atoms, fixed)
     freedom = 3 * int((~fixed).sum())
@@ -166,6 +169,9 @@ def resume_md(
     settings, atoms, meta = saved.settings, saved.atoms, saved.meta
     if steps is not None:
         settings = replace(settings, steps=steps)
+    if settings.compiled != (calculator.potential.compiled is not None):
+        ran, asked = ("compiled", "one") if settings.compiled else ("not compiled", "none")
+        raise CovariumError(f"{out} was begun with a potential that was {ran}; resume it with {asked} that is")
     _divide(calculator, settings)
     atoms.calc = calculator
     energy = atoms.get_potential_energy()

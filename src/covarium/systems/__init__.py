@@ -1,6 +1,6 @@
 """What is computed on. A system owns its batching, its cost and its group action."""
 
-from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
+from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
 from covarium.systems.spin_field import LatticeElement, SpinField
@@ -19,5 +19,6 @@ __all__ = [
     "Tokens",
     "atom_graph",
     "near_origin",
+    "refuse_elements",
     "renew_edges",
 ]

@@ -30,7 +30,7 @@ from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
 SPLIT = "split.json"
-FREE = ("training.", "data.workers", "device", "threads", "memory", "tile")  # what a resumed run may change
+FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "compile")  # what a resumed run may change
 REPORT = "report.html"
 
 
