@@ -31,7 +31,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from covarium.errors import CovariumError
-from covarium.systems import AtomGraph, AtomOutput, Denoising
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising
 from covarium.tasks.potential import Potential, Prediction
 
 # largest difference that rounding explains, in units of the task's scale or relative to what is larger than one
@@ -134,10 +134,9 @@ class Compiled:
         denoising: Denoising | None = None,
     ) -> Prediction:
         """What ``Potential.evaluate`` returns."""
-        if denoising is not None or potential.model.tile is not None:
-            why = "a denoising pass draws new structures at every step" if denoising is not None else TILES
-            raise CompilationError(f"{why}; {self.remedy}")
-        potential.model.admit(system)
+        self._refuse(potential, denoising)
+        if isinstance(potential.model, AtomModel):
+            potential.model.admit(system)
         start = time.monotonic()
         weights = self._weights(potential)
         trained = any(w.requires_grad for w in weights)
@@ -162,6 +161,19 @@ class Compiled:
                 self.tell(f"{taken}compared with the uncompiled potential in {_counted(sizes)}: off by {agreement}")
         return prediction
 
+    def _refuse(self, potential: Potential, denoising: Denoising | None) -> None:
+        """
+        Raises:
+            CompilationError: this is done by single operations only.
+        """
+        why = ""
+        if denoising is not None:
+            why = "a denoising pass is not compiled, since it draws new structures at every step"
+        elif getattr(potential.model, "tile", None) is not None:
+            why = "tiles end at atoms that are known only with the structure, so that --memory excludes --compile here"
+        if why:
+            raise CompilationError(f"{why}; {self.remedy}")
+
     def _weights(self, potential: Potential) -> list[Tensor]:
         """Parameters and buffers as they are now, in the order of ``_names``."""
         if not self._slots:
@@ -185,9 +197,6 @@ class Compiled:
             raise CompilationError(
                 f"{type(potential.model).__name__} cannot be compiled ({type(error).__name__}: {reason}); {self.remedy}"
             ) from error
-
-
-TILES = "tiles end at atoms that are known only with the structure; --memory and --compile exclude each other"
 
 
 def build(potential: Potential, system: AtomGraph, asked: Asked, backend: str) -> Graph:
