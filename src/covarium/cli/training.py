@@ -170,6 +170,7 @@ def _show_outcome(outcome: Outcome) -> None:
     from covarium.cli.console import commands, say
 
     say(f"\n{outcome.result.reason[:1].upper()}{outcome.result.reason[1:]}.")
+    say(f"Time: {outcome.result.shares}.")
     if not outcome.result.interrupted:
         say(f"{outcome.result.verdict[:1].upper()}{outcome.result.verdict[1:]}.")
     _show_errors(outcome)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Result:
         reason: one sentence; after an interruption, with the command that resumes the run.
         interrupted: whether a signal ended it.
         history: one row per evaluation: step, epoch, time, score and the validation metrics.
+        spent: seconds of ``step``, ``evaluate`` and ``save``, since the run was last resumed.
     """
 
     best_metric: float
@@ -52,6 +53,14 @@ class Result:
     reason: str
     interrupted: bool
     history: list[dict[str, float]]
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> str:
+        """Where the time went, in words."""
+        total = sum(self.spent.values()) or 1.0
+        names = {"step": "training steps", "evaluate": "validation", "save": "saving"}
+        return ", ".join(f"{100 * self.spent[key] / total:.1f} % {name}" for key, name in names.items())
 
     @property
     def verdict(self) -> str:
@@ -169,6 +178,7 @@ class Trainer:
         self._evaluated = 0.0  # elapsed at the last evaluation
         self._saved = 0.0
         self._durations = {"step": 0.0, "evaluate": 0.0, "save": 0.0}
+        self._spent = dict(self._durations)
         self._first_cost = 0
         self._last_losses: dict[str, float] = {}
         self._log: Log | None = None
@@ -311,6 +321,7 @@ class Trainer:
         before = self.position.elapsed
         now, agreed = self.ranks.largest([time.monotonic() - self._started, flag], self.device)
         self._durations[what] = now - before
+        self._spent[what] += now - before
         self.position.elapsed = now
         self.position.fraction = self._fraction()
         return int(agreed)
@@ -448,5 +459,5 @@ class Trainer:
         position = self.position
         return Result(
             best_metric=position.best, best_step=position.best_step, epochs=position.epoch, steps=position.step,
-            reason=reason, interrupted=interrupted, history=position.history,
+            reason=reason, interrupted=interrupted, history=position.history, spent=self._spent,
         )  # fmt: skip
