@@ -20,7 +20,8 @@ SMALL = {
     "equiformer": dict(num_layers=1, irreps_node="4x0e+2x1e", irreps_head="2x0e+2x1e", irreps_mlp="4x0e+2x1e",
                        irreps_feature="8x0e", irreps_sh="1x0e+1x1e", num_heads=2, num_basis=4, radial_channels=(4,)),
     "equiformer_v2": dict(num_layers=1, sphere_channels=4, attn_hidden_channels=4, num_heads=2, attn_alpha_channels=2,
-                          attn_value_channels=2, ffn_hidden_channels=4, edge_channels=4, num_distance_basis=8, lmax=1, mmax=1),
+                          attn_value_channels=2, ffn_hidden_channels=4, edge_channels=4, num_distance_basis=8,
+                          lmax=1, mmax=1),
     "equiformer_v3": dict(num_layers=1, num_channels=4, attn_hidden_channels=4, num_heads=2, ffn_hidden_channels=4,
                           num_radial_basis=8, lmax=1, mmax=1),
     "torchmd_et": dict(num_layers=1, embedding_dimension=8, num_heads=2, num_rbf=4),
@@ -264,6 +265,7 @@ def test_inductor_compiles_every_model(name, trained):
     task = potential(model(config(**SMALL[name]))).requires_grad_(trained)
     backend = Counting("inductor")
     compiled = Compiled(backend=backend)
-    for system in (some(task.model.spec, [5, 3]), some(task.model.spec, [7], seed=1), some(task.model.spec, [1], cell=30.0)):
+    spec = task.model.spec
+    for system in (some(spec, [5, 3]), some(spec, [7], seed=1), some(spec, [1], cell=30.0)):
         agree(task, compiled, system, trained=trained)
     assert backend.calls == 1

@@ -27,6 +27,7 @@ from covarium.training.settings import Settings
 from covarium.training.validation import score, validate
 
 VALIDATION_SHARE = 0.1  # of the run, at most, unless eval_every says otherwise
+FEWEST = 4  # evaluations that this share of a time budget is enough for: at the beginning, at the end, and between
 EVALUATION_COST = 0.5  # of a batch, relative to a training pass; 0.33 measured for energies with gradient forces
 EVALUATIONS = 100  # of a run, at most, unless eval_every says otherwise
 
@@ -359,7 +360,9 @@ class Trainer:
         """Whether to evaluate after this step."""
         settings, position = self.settings, self.position
         if settings.eval_every is None and settings.epochs is None and settings.steps is None:
-            pause = max(self._durations["evaluate"] / VALIDATION_SHARE, (settings.time_s or 0) / EVALUATIONS)
+            # the one at the end comes on top
+            share = VALIDATION_SHARE * (1 - 1 / FEWEST)
+            pause = max(self._durations["evaluate"] / share, (settings.time_s or 0) / EVALUATIONS)
             return position.elapsed - self._evaluated >= pause
         return position.step % self._eval_every == 0
 
@@ -403,8 +406,8 @@ class Trainer:
             if settings.time_s is not None:
                 per_cost = self._durations["step"] / max(self._first_cost, 1)
                 whole = EVALUATION_COST * per_cost * sum(self.valid.costs())
-                position.stride = min(math.ceil(whole / (VALIDATION_SHARE * settings.time_s)), len(self.valid_batches))
-                position.stride = max(position.stride, 1)
+                allowed = VALIDATION_SHARE * settings.time_s / FEWEST
+                position.stride = max(min(math.ceil(whole / allowed), len(self.valid_batches)), 1)
             if position.stride > 1:
                 self._tell(
                     f"one evaluation of all validation systems would take {whole:.0f} s of {settings.time_s:g} s: "
