@@ -14,7 +14,7 @@ from covarium.ops.gather import gather, scatter_sum
 from covarium.physics import LennardJones
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, atom_graph
 from covarium.tasks import CompilationError, Compiled, Potential
-from covarium.tasks.compiled import SIZES
+from covarium.tasks.asked import SIZES
 
 SMALL = {
     "equiformer": dict(num_layers=1, irreps_node="4x0e+2x1e", irreps_head="2x0e+2x1e", irreps_mlp="4x0e+2x1e",

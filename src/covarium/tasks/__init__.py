@@ -1,6 +1,7 @@
 """The question asked of a model."""
 
-from covarium.tasks.compiled import CompilationError, Compiled
+from covarium.tasks.asked import CompilationError
+from covarium.tasks.compiled import Compiled
 from covarium.tasks.denoise import Denoise, DenoisingSettings
 from covarium.tasks.effective_action import EffectiveAction
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term

@@ -7,44 +7,23 @@ of a new kind. How one is made: ``tasks.recording``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from covarium.errors import CovariumError
 from covarium.systems import AtomGraph, AtomModel, Denoising
+from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted
 from covarium.tasks.potential import Potential, Prediction
 
 if TYPE_CHECKING:
     from covarium.tasks.recording import Graph
 
-Backend = str | Callable[..., Any]
 # largest difference that rounding explains, in units of the task's scale or relative to what is larger than one
 TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
 GRADIENT_TOLERANCE = 20.0  # the same for gradients of weights, which are sums over many terms
-# the axes of a graph's tensors whose lengths are left open
-SIZES = {
-    "positions": ("atoms",), "numbers": ("atoms",), "cell": ("graphs",), "pbc": ("graphs",), "batch": ("atoms",),
-    "edge_index": (None, "edges"), "shifts": ("edges",), "charge": ("graphs",), "spin": ("graphs",), "tags": ("atoms",),
-}  # fmt: skip
-
-
-class CompilationError(CovariumError):
-    """The potential cannot be compiled, or the compiled graph does not say what the potential says."""
-
-
-class Asked(NamedTuple):
-    """What a graph answers; ``trained``: it can be differentiated with respect to the weights."""
-
-    forces: bool
-    stress: bool
-    trained: bool
-    training: bool
-    dtype: torch.dtype
-    device: torch.device
 
 
 class Compiled:
@@ -183,10 +162,6 @@ def compared(potential: Potential, system: AtomGraph, found: Prediction, asked: 
                 f"{str(asked.dtype).removeprefix('torch.')} explains {allowed:.2g}"
             )
     return ", ".join(f"{name} {off:.1e}" for name, (off, _) in differences.items())
-
-
-def counted(sizes: Sequence[int]) -> str:
-    return f"{sizes[0]:,} atoms, {sizes[1]:,} edges, {sizes[2]:,} structures"
 
 
 def _difference(a: Tensor, b: Tensor, least: float = 1.0) -> float:

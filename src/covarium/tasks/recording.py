@@ -29,7 +29,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from covarium.systems import AtomGraph, AtomOutput
-from covarium.tasks.compiled import SIZES, Asked, Backend, CompilationError, counted
+from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted
 from covarium.tasks.potential import Potential
 
 # operations that autograd and our own functions record, and that torch cannot differentiate as they are
