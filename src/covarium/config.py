@@ -156,6 +156,7 @@ class RunConfig(Section):
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.
         keep: edges whose inside is stored although there are tiles.
+        compile: energies and forces by compiled graphs, see ``covarium.tasks.compiled``.
     """
 
     about: dict[str, str] = Field(default_factory=dict)
@@ -171,6 +172,7 @@ class RunConfig(Section):
     memory: str | None = None
     tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
     keep: int = Field(default=0, ge=0)
+    compile: bool = False
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

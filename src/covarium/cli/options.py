@@ -54,6 +54,7 @@ Memory = Annotated[
     str | None,
     Option("--memory", metavar="SIZE", help="Stay within, e.g. 8GB or 500MiB: edges are worked on in parts that fit."),
 ]
+Compile = Annotated[bool, Option("--compile", help="Compile energy and forces first: a minute or more, then faster.")]
 Settings = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.lmax=3 or data.keys.energy=E_dft."),

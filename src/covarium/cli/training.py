@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Exit, Option
 
-from covarium.cli.options import Device, Dtype, Memory, Settings, Threads, duration
+from covarium.cli.options import Compile, Device, Dtype, Memory, Settings, Threads, duration
 
 if TYPE_CHECKING:
     from covarium.workflows.inference import Plan
@@ -60,6 +60,7 @@ def train(
     dtype: Annotated[Dtype | None, Option(help="Precision of weights and arithmetic. Default: float32.")] = None,
     threads: Threads = None,
     memory: Memory = None,
+    compile: Compile = False,
     seed: Annotated[int | None, Option(min=0, help="Of weights, split and order. Default: 0.")] = None,
 ) -> None:
     """Train a potential on labelled structures, a property (--property), or a model of samples of geometric tokens.
@@ -67,6 +68,7 @@ def train(
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
     --time covers training with validation and saving; reading, estimate, error table and report come on top.
     """
+    from covarium.cli.compiling import uncompiled
     from covarium.cli.console import counting
     from covarium.workflows.configuring import configure
     from covarium.workflows.kinds import infer, recipe_for
@@ -74,7 +76,8 @@ def train(
 
     given = _given(
         {"train": files, "valid": valid, "test": test}, {"name": model}, {"kind": task}, time, epochs,
-        {"device": device, "dtype": dtype, "threads": threads, "memory": memory, "seed": seed},
+        {"device": device, "dtype": dtype, "threads": threads, "memory": memory, "seed": seed,
+         "compile": compile or None},
     )  # fmt: skip
     if memory is not None:
         given |= {"tile": None, "keep": 0}  # those of the run were for another memory
@@ -96,7 +99,9 @@ def train(
         folder = out or Path("runs") / stem
     told = "given" if resume is None and config is None else "from the configuration"
     with counting("counting neighbours") as counted:
-        planned = infer(resolved, told=told, progress=counted)
+        # a configuration may ask for it too
+        instead = uncompiled(*(("--set", "compile=false") if config or resume else ()))
+        planned = infer(resolved, told=told, progress=counted, uncompiled=instead)
     _run(planned, folder, resume=resume is not None, dry_run=dry_run)
 
 
@@ -136,6 +141,8 @@ def _run(plan: Plan, folder: Path, *, resume: bool, dry_run: bool) -> None:
     _show_plan(plan)
     from covarium.cli.console import findings, memory, say, seconds
 
+    if plan.config.compile:
+        plan.task.compiled.tell = say
     needs = estimate_run(plan.task, plan.train, plan.settings, ranks)
     findings("", [
         ("estimate", f"{seconds(needs.seconds)}, {memory(needs.peak_bytes)}",
@@ -163,6 +170,7 @@ def _show_outcome(outcome: Outcome) -> None:
     from covarium.cli.console import commands, say
 
     say(f"\n{outcome.result.reason[:1].upper()}{outcome.result.reason[1:]}.")
+    say(f"Time: {outcome.result.shares}.")
     if not outcome.result.interrupted:
         say(f"{outcome.result.verdict[:1].upper()}{outcome.result.verdict[1:]}.")
     _show_errors(outcome)

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
-from covarium.cli.options import Device, Dtype, File, Files, Memory, Model, Precision, Settings, Threads, simulated
+from covarium.cli.options import (
+    Compile,
+    Device,
+    Dtype,
+    File,
+    Files,
+    Memory,
+    Model,
+    Precision,
+    Settings,
+    Threads,
+    simulated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,13 +65,14 @@ def evaluate(
     dtype: Precision = None,
     threads: Threads = None,
     memory: Memory = None,
+    compile: Compile = False,
 ) -> None:
     """Errors of a model on labelled structures, or on samples of tokens."""
     from covarium.cli.console import counting, say, table
     from covarium.workflows.evaluation import ERRORS, data_settings, refuse_targets, write_json, write_report
 
     refuse_targets(files, json, out)
-    loaded, kind = loaded_task(model, device, dtype, threads)
+    loaded, kind = loaded_task(model, device, dtype, threads, compile=compile)
     data = data_settings(settings or [])
     _keep_within_files(memory, loaded, files, data)
     with counting("evaluating") as progress:
@@ -90,12 +103,13 @@ def predict(
     dtype: Precision = None,
     threads: Threads = None,
     memory: Memory = None,
+    compile: Compile = False,
 ) -> None:
     """Energy, forces and stress of structures, or the property that the model was trained on."""
     from covarium.cli.console import counting, say
     from covarium.workflows.evaluation import data_settings
 
-    loaded, kind = loaded_task(model, device, dtype, threads)
+    loaded, kind = loaded_task(model, device, dtype, threads, compile=compile)
     data = data_settings(settings or [])
     _keep_within_files(memory, loaded, files, data)
     with counting("predicting") as progress:
@@ -131,6 +145,7 @@ def md(
     dtype: Precision = None,
     threads: Threads = None,
     memory: Memory = None,
+    compile: Compile = False,
     seed: Annotated[int | None, Option(min=0, help="Of velocities and thermostat. Default: 0.")] = None,
 ) -> None:
     """Molecular dynamics with a model.
@@ -139,7 +154,7 @@ def md(
     """
     from covarium.cli.console import commands, say, stepping
     from covarium.simulation import md as run_md
-    from covarium.simulation import resume_md
+    from covarium.simulation import resume_md, saved_settings
     from covarium.workflows.dynamics import new_settings, resumed_settings
     from covarium.workflows.loaded import read_structure
     from covarium.workflows.simulated import REPORT, dynamics_report
@@ -148,6 +163,8 @@ def md(
         raise BadParameter("give --time or --steps, not both")
     if memory is not None and resume:
         raise BadParameter("--resume goes on with what --memory decided when the run began; leave it out")
+    if compile and resume:
+        raise BadParameter("--resume goes on as the run began, compiled or not; leave --compile out")
     if file is None and not resume:
         raise BadParameter("name a structure file; only --resume needs none")
     options = {
@@ -156,7 +173,8 @@ def md(
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     length = None if time is None else simulated(time)
-    loaded = loaded_potential(model, device, dtype, threads)
+    compile = compile or (resume and saved_settings(out).compiled)
+    loaded = loaded_potential(model, device, dtype, threads, compile=compile)
     atoms, which = None, f"resumed in {out}"
     if resume or file is None:
         settings = resumed_settings(out, given, length)
@@ -203,6 +221,7 @@ def relax(
     dtype: Annotated[Dtype, Option(help="Precision of the arithmetic.")] = Dtype.float64,
     threads: Threads = None,
     memory: Memory = None,
+    compile: Compile = False,
 ) -> None:
     """The nearest minimum of the energy, from a structure. Exit code 1 if it was not reached."""
     from covarium.cli.console import commands, say, stepping
@@ -212,7 +231,7 @@ def relax(
     from covarium.workflows.simulated import REPORT, relaxation_report
 
     settings = RelaxSettings(fmax=fmax, steps=steps, optimiser=optimiser.value, cell=cell, pressure=pressure)
-    loaded = loaded_potential(model, device, dtype, threads)
+    loaded = loaded_potential(model, device, dtype, threads, compile=compile)
     atoms, which = read_structure(file, index)
     say(which)
     _keep_within(memory, loaded, [atoms])
@@ -261,19 +280,22 @@ def _keep_within_files(memory: str | None, loaded: LoadedTask, files: list[Path]
         say(of_files(loaded.task, files, data, memory))
 
 
-def loaded_potential(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> LoadedPotential:
+def loaded_potential(
+    model: Path, device: str | None, dtype: Dtype | None, threads: int | None, *, compile: bool
+) -> LoadedPotential:
     """The model on its device, in its precision, after the number of threads was set."""
-    from covarium.workflows.device import use_threads
-    from covarium.workflows.loaded import load
+    from covarium.workflows.loaded import as_potential
 
-    use_threads(threads)
-    loaded = load(model, device=device, dtype=None if dtype is None else dtype.value)
-    _show_arithmetic(loaded.potential.model)
-    return loaded
+    return as_potential(loaded_task(model, device, dtype, threads, compile=compile)[0])
 
 
-def loaded_task(model: Path, device: str | None, dtype: Dtype | None, threads: int | None) -> tuple[LoadedTask, Kind]:
+def loaded_task(
+    model: Path, device: str | None, dtype: Dtype | None, threads: int | None, *, compile: bool = False
+) -> tuple[LoadedTask, Kind]:
     """The same of any kind, and its kind."""
+    from covarium.cli.compiling import uncompiled
+    from covarium.cli.console import say
+    from covarium.workflows.compiling import compile_task
     from covarium.workflows.device import use_threads
     from covarium.workflows.kinds import kind_of_task
     from covarium.workflows.loaded import load_task
@@ -281,6 +303,8 @@ def loaded_task(model: Path, device: str | None, dtype: Dtype | None, threads: i
     use_threads(threads)
     loaded = load_task(model, device=device, dtype=None if dtype is None else dtype.value)
     _show_arithmetic(loaded.task.model)
+    if compile:
+        compile_task(loaded.task, uncompiled(), say)
     return loaded, kind_of_task(loaded)
 
 

@@ -500,12 +500,11 @@ class Equiformer(AtomModel):
         return {n for n, _ in self.named_parameters() if n.startswith("rbf.") or any(part in n for part in parts)}
 
     def kinds(self, graph: AtomGraph) -> Tensor:
-        """[N] rows of the element tables.
+        """[N] rows of the element tables; −1 where there is none."""
+        return self.get_buffer("rows").index_select(0, graph.numbers)
 
-        Raises:
-            CovariumError: an element that has none.
-        """
-        kinds = self.get_buffer("rows").index_select(0, graph.numbers)
+    def admit(self, graph: AtomGraph) -> None:
+        kinds, tags = self.kinds(graph), self.config.num_tags
         if kinds.numel() and int(kinds.min()) < 0:
             missing = sorted(set(graph.numbers[kinds < 0].tolist()))
             if self.config.elements is None:
@@ -513,7 +512,11 @@ class Equiformer(AtomModel):
                     f"atomic number {missing[-1]} ≥ model.max_num_elements = {self.config.max_num_elements}; raise it"
                 )
             raise CovariumError(f"atomic numbers {missing} are not among model.elements = {self.config.elements}")
-        return kinds
+        if tags and graph.num_atoms and not 0 <= int(graph.tags.min()) <= int(graph.tags.max()) < tags:
+            raise CovariumError(
+                f"tags run from {int(graph.tags.min())} to {int(graph.tags.max())}; this model knows 0 to {tags - 1} "
+                "(OC20: 0 bulk, 1 surface, 2 adsorbate)"
+            )
 
     def edges(self, graph: AtomGraph, kinds: Tensor) -> FlatEdges:
         """Geometry of the edges, and the elements at their ends where the radial functions read them."""
@@ -538,19 +541,11 @@ class Equiformer(AtomModel):
             wigner=wigner_d(edge_frames(vectors / distance.unsqueeze(1)), self.lmax),
         )
 
-    def _tags(self, graph: AtomGraph) -> Tensor:
-        if graph.num_atoms and not 0 <= int(graph.tags.min()) <= int(graph.tags.max()) < self.config.num_tags:
-            raise CovariumError(
-                f"tags run from {int(graph.tags.min())} to {int(graph.tags.max())}; this model knows 0 to "
-                f"{self.config.num_tags - 1} (OC20: 0 bulk, 1 surface, 2 adsorbate)"
-            )
-        return graph.tags
-
     def initial(self, graph: AtomGraph, edges: FlatEdges, kinds: Tensor) -> Features:
         """Elements, tags and neighbourhood (Sec. 4.3, Embedding)."""
         scalars = self.atom_embed(kinds)
         if self.config.num_tags:
-            scalars = scalars + self.tag_embed(self._tags(graph))
+            scalars = scalars + self.tag_embed(graph.tags)
         first, *others = self.edge_deg_embed(edges)
         return [first + scalars.unsqueeze(1), *others]
 
@@ -565,6 +560,8 @@ class Equiformer(AtomModel):
             CovariumError: an element or a tag that the tables do not have.
         """
         c = self.config
+        if not graph.traced:
+            self.admit(graph)
         kinds = self.kinds(graph)
         edges = self.edges(graph, kinds)
         attributes = self.attr_embed(kinds) if c.node_attributes else None

@@ -35,7 +35,7 @@ from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
-from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
 Elements = Sequence[Tensor]  # source and target tables, or none
 
@@ -362,6 +362,9 @@ class EquiformerV2(AtomModel):
             elif isinstance(module, SO3Linear) and self.config.weight_init == "normal":
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight.shape[2]))
 
+    def admit(self, graph: AtomGraph) -> None:
+        refuse_elements(graph, self.config.max_num_elements)
+
     def no_weight_decay(self) -> set[str]:
         """Biases and everything that belongs to a norm, as in the official lists."""
         norms = ("norm", "rad_func.net.1.", "rad_func.net.4.")
@@ -404,10 +407,8 @@ class EquiformerV2(AtomModel):
             CovariumError: an atomic number beyond ``max_num_elements``.
         """
         c = self.config
-        if graph.num_atoms and int(graph.numbers.max()) >= c.max_num_elements:
-            raise CovariumError(
-                f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {c.max_num_elements}; raise it"
-            )
+        if not graph.traced:
+            self.admit(graph)
         edges = self.edges(graph, frames)
         shared: Elements = ()
         if c.atom_edge_embedding == "shared":

@@ -46,7 +46,7 @@ from covarium.layers.streaming import streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import scatter_sum
-from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 
 NormType = Literal["merge_layer_norm", "merge_rms_norm", "sep_layer_norm", "equivariant_layer_norm"]
 Activation = Literal["gate"] | GridKernel
@@ -406,6 +406,9 @@ class EquiformerV3(AtomModel):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    def admit(self, graph: AtomGraph) -> None:
+        refuse_elements(graph, self.config.max_num_elements)
+
     def no_weight_decay(self) -> set[str]:
         """Embeddings, norms and biases, as in the official lists."""
         exempt: tuple[type[nn.Module], ...] = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, *NORMS.values())
@@ -459,10 +462,8 @@ class EquiformerV3(AtomModel):
             CovariumError: an atomic number beyond ``max_num_elements``, or a model that cannot denoise.
         """
         c = self.config
-        if graph.num_atoms and int(graph.numbers.max()) >= c.max_num_elements:
-            raise CovariumError(
-                f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {c.max_num_elements}; raise it"
-            )
+        if not graph.traced:
+            self.admit(graph)
         if denoising is not None and not c.denoising:
             raise CovariumError("this model was built without denoising; set model.denoising=true")
         edges = self.edges(graph, frames)

@@ -31,7 +31,7 @@ from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
 from covarium.ops.tiled import Tile
-from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
 Activation = Literal["silu", "ssp", "tanh", "sigmoid"]
 Output = Literal["scalar", "equivariant_scalar", "dipole", "equivariant_dipole", "spatial_extent", "vector"]
@@ -465,6 +465,9 @@ class TorchMDET(AtomModel):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def admit(self, graph: AtomGraph) -> None:
+        refuse_elements(graph, self.config.max_num_elements)
+
     def forward(self, graph: AtomGraph, rng: torch.Generator | None = None) -> AtomOutput:
         """Energies of the atoms [N], or the ``value`` of every structure, in the model's own scale.
 
@@ -475,10 +478,7 @@ class TorchMDET(AtomModel):
         Raises:
             CovariumError: an atomic number beyond ``max_num_elements``; see ``Head``.
         """
-        elements = self.config.max_num_elements
-        if graph.num_atoms and int(graph.numbers.max()) >= elements:
-            raise CovariumError(
-                f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {elements}; raise it"
-            )
+        if not graph.traced:
+            self.admit(graph)
         x, v = self.representation_model(graph, self.tiles(graph))
         return unrounded_call(self.output_model.forward, x, v, graph)

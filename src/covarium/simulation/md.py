@@ -58,6 +58,7 @@ class MDSettings:
         seed: of the velocities and the thermostat.
         tile, keep: edges that the model works on at a time, and that it keeps, see ``AtomModel``; a tile of None leaves
             both to the model.
+        compiled: whether the potential was, as ``md`` notes by itself: a resumed run must add up as it did before.
     """
 
     steps: int
@@ -71,6 +72,7 @@ class MDSettings:
     seed: int = 0
     tile: int | None = None
     keep: int = 0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -131,6 +133,7 @@ def md(
     """
     if len(atoms) == 0:
         raise CovariumError("molecular dynamics needs at least one atom, the structure has none")
+    settings = replace(settings, compiled=calculator.potential.compiled is not None)
     fixed, rng = fixed_atoms(atoms), np.random.default_rng(settings.seed)
     moving = _bare(atoms, fixed)
     freedom = 3 * int((~fixed).sum())
@@ -168,6 +171,9 @@ def resume_md(
     settings, atoms, meta = saved.settings, saved.atoms, saved.meta
     if steps is not None:
         settings = replace(settings, steps=steps)
+    if settings.compiled != (calculator.potential.compiled is not None):
+        ran, asked = ("compiled", "one") if settings.compiled else ("not compiled", "none")
+        raise CovariumError(f"{out} was begun with a potential that was {ran}; resume it with {asked} that is")
     _divide(calculator, settings)
     atoms.calc = calculator
     energy = atoms.get_potential_energy()

@@ -1,6 +1,6 @@
 """What is computed on. A system owns its batching, its cost and its group action."""
 
-from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
+from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
 from covarium.systems.padding import padded
@@ -21,5 +21,6 @@ __all__ = [
     "atom_graph",
     "near_origin",
     "padded",
+    "refuse_elements",
     "renew_edges",
 ]

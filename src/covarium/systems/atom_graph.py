@@ -18,6 +18,7 @@ from covarium.algebra.rounding import unrounded
 from covarium.errors import CovariumError
 from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile, tiles_of
+from covarium.ops.traced import traced
 
 Rounding = Literal["none", "tf32", "bf16"]
 # measured: numbers per tensor that stay in the cache, and edges below which matrix products become slower
@@ -140,6 +141,13 @@ class AtomModel(nn.Module):
         tiles = graph.tiles(size, keep)
         return tiles if len(tiles) > 1 else []
 
+    def admit(self, graph: AtomGraph) -> None:
+        """Refuse elements and tags that the model has no table for; ``forward`` does, unless the graph is traced.
+
+        Raises:
+            CovariumError: names the first of them.
+        """
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
         return set()
@@ -174,7 +182,7 @@ class AtomGraph:
     tags: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
-        if len(self.tags) == 0:
+        if self.tags.shape[0] == 0:
             object.__setattr__(self, "tags", torch.zeros_like(self.numbers))
 
     @property
@@ -185,6 +193,11 @@ class AtomGraph:
     def num_atoms(self) -> int:
         return self.positions.shape[0]
 
+    @property
+    def traced(self) -> bool:
+        """Whether it stands for all graphs while operations are recorded."""
+        return traced(self.numbers)
+
     def atoms_per_graph(self) -> Tensor:
         """[B] int64."""
         return torch.bincount(self.batch, minlength=self.num_graphs)
@@ -193,7 +206,7 @@ class AtomGraph:
         """[E, 3] Å, from target to source: r_j − r_i + shift. Differentiable in positions and cell."""
         j, i = self.edge_index
         vectors = self.positions[j] - self.positions[i]
-        if not bool(self.pbc.any()):
+        if not self.traced and not bool(self.pbc.any()):
             return vectors
         cell = unrounded(self.cell)
         offsets = torch.bmm(self.shifts.to(cell.dtype).unsqueeze(1), cell[self.batch[i]]).squeeze(1)
@@ -236,3 +249,12 @@ class AtomGraph:
                 parts = [part + start for part, start in zip(parts, shifted[item.name], strict=True)]
             joined[item.name] = torch.cat(parts, dim=1 if item.name == "edge_index" else 0)
         return AtomGraph(**joined)
+
+
+def refuse_elements(graph: AtomGraph, known: int) -> None:
+    """
+    Raises:
+        CovariumError: an atomic number of ``known`` or more.
+    """
+    if graph.num_atoms and int(graph.numbers.max()) >= known:
+        raise CovariumError(f"atomic number {int(graph.numbers.max())} ≥ model.max_num_elements = {known}; raise it")

@@ -1,5 +1,7 @@
 """The question asked of a model."""
 
+from covarium.tasks.asked import CompilationError
+from covarium.tasks.compiled import Compiled
 from covarium.tasks.denoise import Denoise, DenoisingSettings
 from covarium.tasks.effective_action import EffectiveAction
 from covarium.tasks.potential import EnergySemantics, Potential, Prediction, Term
@@ -16,6 +18,8 @@ TASKS = {
 
 __all__ = [
     "TASKS",
+    "CompilationError",
+    "Compiled",
     "Denoise",
     "DenoisingSettings",
     "EffectiveAction",

@@ -8,7 +8,7 @@ of 10⁴ eV are to be told apart at 10⁻⁴ eV.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
-from covarium.systems import AtomGraph, AtomModel, Denoising
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising
 
 ForceRule = Literal["gradient", "direct"]
 QUANTITIES = ("energy", "forces", "stress", "property")
@@ -126,6 +126,9 @@ class Potential(nn.Module):
         terms: of the training loss.
         semantics: meaning of the energies.
 
+    Attributes:
+        compiled: what computes in the place of single operations, see ``tasks.compiled``; None for these.
+
     Raises:
         CovariumError: direct forces are asked of a model that has no force head.
     """
@@ -162,6 +165,7 @@ class Potential(nn.Module):
         if "property" in quantities:
             raise CovariumError("a potential has loss terms of energy, forces and stress, not of a property")
         self.model = model
+        self.compiled: Callable[..., Prediction] | None = None
         self.forces: ForceRule = forces
         if "stress" in quantities and not self.has_stress:
             raise CovariumError(
@@ -260,6 +264,26 @@ class Potential(nn.Module):
                 f"stress of structure {structure} is undefined: pbc is {system.pbc[structure].tolist()}, and only a "
                 "system periodic in three directions has a volume"
             )
+        if self.compiled is not None:
+            said = self.compiled(self, system, forces=forces, stress=stress, denoising=denoising)
+        else:
+            named = {} if denoising is None else {"denoising": denoising}
+            said = self.of_model(
+                lambda moved: self.model(moved, rng, **named),
+                system, forces=forces, stress=stress, create_graph=create_graph,
+            )  # fmt: skip
+        return self._in_units_of_scale(said)
+
+    def of_model(
+        self,
+        model: Callable[[AtomGraph], AtomOutput],
+        system: AtomGraph,
+        *,
+        forces: bool,
+        stress: bool,
+        create_graph: bool,
+    ) -> Prediction:
+        """What ``evaluate`` returns but for the scale of direct heads, from what ``model`` says of a system."""
         by_strain = stress and self.stress == "gradient"
         by_gradient = by_strain or (forces and self.forces == "gradient")
         with torch.set_grad_enabled(torch.is_grad_enabled() or by_gradient):
@@ -274,7 +298,7 @@ class Potential(nn.Module):
                 variables.append(strain)
                 moved = _strained(moved, strain)
             with self.model.rounded():
-                output = self.model(moved, rng) if denoising is None else self.model(moved, rng, denoising=denoising)
+                output = model(moved)
             assert output.energy is not None
             energy = _sum(output.energy.double(), system)
             gradients: tuple[Tensor, ...] = ()
@@ -286,17 +310,21 @@ class Potential(nn.Module):
                 gradients = tuple(torch.zeros_like(v) for v in variables)
         f = None
         if forces:
-            f = -gradients[0] if self.forces == "gradient" else self._rescaled(output.forces, "forces")
-        s = self._rescaled(output.stress, "stress") if stress else None
+            f = -gradients[0] if self.forces == "gradient" else output.forces
+        s = output.stress if stress else None
         if by_strain:
             s = gradients[1] / torch.linalg.det(system.cell).abs()[:, None, None]
         return Prediction(energy=energy, atom_energy=output.energy.double(), forces=f, stress=s, noise=output.noise)
 
-    def _rescaled(self, head: Tensor | None, name: str) -> Tensor | None:
-        """What a direct head says in units of ``scale``."""
-        if head is None or name not in self.head_scales:
-            return head
-        return head * (self.head_scales[name] / float(self.scale))
+    def _in_units_of_scale(self, said: Prediction) -> Prediction:
+        """What direct heads say in units of ``scale``; they may have scales of their own."""
+        direct = {"forces": self.forces, "stress": self.stress}
+        rescaled = {
+            name: getattr(said, name) * (head_scale / float(self.scale))
+            for name, head_scale in self.head_scales.items()
+            if direct[name] == "direct" and getattr(said, name) is not None
+        }
+        return replace(said, **rescaled)
 
     def predict(self, system: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy, forces and stress in eV and Å; no graph is kept. Parameters that do not require grad save memory.

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from covarium.training.settings import Settings
 from covarium.training.validation import score, validate
 
 VALIDATION_SHARE = 0.1  # of the run, at most, unless eval_every says otherwise
+FEWEST = 4  # evaluations that this share of a time budget is enough for: at the beginning, at the end, and between
 EVALUATION_COST = 0.5  # of a batch, relative to a training pass; 0.33 measured for energies with gradient forces
 EVALUATIONS = 100  # of a run, at most, unless eval_every says otherwise
 
@@ -43,6 +44,7 @@ class Result:
         reason: one sentence; after an interruption, with the command that resumes the run.
         interrupted: whether a signal ended it.
         history: one row per evaluation: step, epoch, time, score and the validation metrics.
+        spent: seconds of ``step``, ``evaluate`` and ``save``, since the run was last resumed.
     """
 
     best_metric: float
@@ -52,6 +54,14 @@ class Result:
     reason: str
     interrupted: bool
     history: list[dict[str, float]]
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> str:
+        """Where the time went, in words."""
+        total = sum(self.spent.values()) or 1.0
+        names = {"step": "training steps", "evaluate": "validation", "save": "saving"}
+        return ", ".join(f"{100 * self.spent[key] / total:.1f} % {name}" for key, name in names.items())
 
     @property
     def verdict(self) -> str:
@@ -169,6 +179,7 @@ class Trainer:
         self._evaluated = 0.0  # elapsed at the last evaluation
         self._saved = 0.0
         self._durations = {"step": 0.0, "evaluate": 0.0, "save": 0.0}
+        self._spent = dict(self._durations)
         self._first_cost = 0
         self._last_losses: dict[str, float] = {}
         self._log: Log | None = None
@@ -311,6 +322,7 @@ class Trainer:
         before = self.position.elapsed
         now, agreed = self.ranks.largest([time.monotonic() - self._started, flag], self.device)
         self._durations[what] = now - before
+        self._spent[what] += now - before
         self.position.elapsed = now
         self.position.fraction = self._fraction()
         return int(agreed)
@@ -348,7 +360,9 @@ class Trainer:
         """Whether to evaluate after this step."""
         settings, position = self.settings, self.position
         if settings.eval_every is None and settings.epochs is None and settings.steps is None:
-            pause = max(self._durations["evaluate"] / VALIDATION_SHARE, (settings.time_s or 0) / EVALUATIONS)
+            # the one at the end comes on top
+            share = VALIDATION_SHARE * (1 - 1 / FEWEST)
+            pause = max(self._durations["evaluate"] / share, (settings.time_s or 0) / EVALUATIONS)
             return position.elapsed - self._evaluated >= pause
         return position.step % self._eval_every == 0
 
@@ -392,8 +406,8 @@ class Trainer:
             if settings.time_s is not None:
                 per_cost = self._durations["step"] / max(self._first_cost, 1)
                 whole = EVALUATION_COST * per_cost * sum(self.valid.costs())
-                position.stride = min(math.ceil(whole / (VALIDATION_SHARE * settings.time_s)), len(self.valid_batches))
-                position.stride = max(position.stride, 1)
+                allowed = VALIDATION_SHARE * settings.time_s / FEWEST
+                position.stride = max(min(math.ceil(whole / allowed), len(self.valid_batches)), 1)
             if position.stride > 1:
                 self._tell(
                     f"one evaluation of all validation systems would take {whole:.0f} s of {settings.time_s:g} s: "
@@ -448,5 +462,5 @@ class Trainer:
         position = self.position
         return Result(
             best_metric=position.best, best_step=position.best_step, epochs=position.epoch, steps=position.step,
-            reason=reason, interrupted=interrupted, history=position.history,
+            reason=reason, interrupted=interrupted, history=position.history, spent=self._spent,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from covarium.data.tokens import read_tokens, token_file
 from covarium.errors import CovariumError
 from covarium.systems.spin_field import SpinField
 from covarium.workflows import evaluation, inference, loaded, loaded_property, memory, property_inference, token_runs
+from covarium.workflows.compiling import compile_plan
 from covarium.workflows.inference import Plan
 from covarium.workflows.loaded import LoadedTask
 
@@ -183,6 +184,14 @@ def kind_of_task(model: LoadedTask) -> Kind:
     return found or _no_use(model)
 
 
-def infer(config: RunConfig, *, told: str = "given", progress: Callable[[int, int], object] | None = None) -> Plan:
-    """The plan of a run of whatever kind; see the ``infer`` of the kind, and ``memory`` for what it may take."""
-    return memory.of_training(KINDS[kind_of(config)].infer(config, told=told, progress=progress))
+def infer(
+    config: RunConfig,
+    *,
+    told: str = "given",
+    progress: Callable[[int, int], object] | None = None,
+    uncompiled: str = "set compile=false",
+) -> Plan:
+    """The plan of a run of whatever kind; see the ``infer`` of the kind, ``memory`` for what it may take, and
+    ``compile_plan``, which names ``uncompiled`` where a run cannot be compiled."""
+    plan = memory.of_training(KINDS[kind_of(config)].infer(config, told=told, progress=progress))
+    return compile_plan(plan, uncompiled)

@@ -32,7 +32,7 @@ from covarium.workflows.reporting import run_sections
 
 SPLIT = "split.json"
 # what a resumed run may change
-FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "backend")
+FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "backend", "compile")
 REPORT = "report.html"
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from covarium.algebra.clebsch_gordan import wigner_3j
 from covarium.algebra.irreps import SCALAR, Irreps
 from covarium.layers.constants import ExactConstants
+from covarium.ops.traced import traced
 
 Node = tuple[int, int]
 
@@ -219,7 +220,7 @@ class _Product(torch.autograd.Function):
         for segments, width in zip(plan.nodes, plan.widths, strict=True):
             z = w.new_empty(w.shape[0], width)
             for s in segments:
-                torch.mul(_spread(x, s), _blocks(w, s.w, s.copies), out=_blocks(z, s.z, s.copies))
+                _multiply(_spread(x, s), _blocks(w, s.w, s.copies), _blocks(z, s.z, s.copies))
             outputs.append(z)
         return tuple(outputs)
 
@@ -249,7 +250,7 @@ class _ProductWeights(torch.autograd.Function):
                     if w.start in touched:
                         out[:, w].addcmul_(part[:, z], source)
                     else:
-                        torch.mul(part[:, z], source, out=out[:, w])
+                        _multiply(part[:, z], source, out[:, w])
                         touched.add(w.start)
         return out
 
@@ -275,7 +276,7 @@ class _ProductSources(torch.autograd.Function):
                     if (s.source, s.m) in touched:
                         row.addcmul_(part[:, z], w[:, w_part])
                     else:
-                        torch.mul(part[:, z], w[:, w_part], out=row)
+                        _multiply(part[:, z], w[:, w_part], row)
                         touched.add((s.source, s.m))
         for source, (rows, _) in enumerate(plan.sources):
             for m in range(-(rows // 2), rows // 2 + 1):
@@ -287,6 +288,14 @@ class _ProductSources(torch.autograd.Function):
     def backward(ctx: Any, *h: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         w, *g = ctx.saved_tensors
         return None, _ProductWeights.apply(ctx.plan, *g, *h), *_Product.apply(ctx.plan, w, *h)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """a b into ``out``; recorded as a copy, since an operation with a place for its result has no derivative."""
+    if traced(out):
+        out.copy_(a * b)
+    else:
+        torch.mul(a, b, out=out)
 
 
 def _row(x: Tensor, m: int) -> int:

@@ -68,10 +68,12 @@ class GridMLP(GridActivation):
         y = self.grid_linear_2(self._on_sphere(self.grid_linear_1(w1(x)), x[:, 0]))
         return w2(y if scalars is None else join_scalars(self.kernel, y, scalars))
 
-    def _merging_pays(self, atoms: int, w1: SO3Linear) -> bool:
+    def _merging_pays(self, atoms: int | torch.SymInt, w1: SO3Linear) -> bool:
         """(L+1)·3·H²·C multiplications to form the matrices against N·S·H·(3H − C) saved."""
+        if isinstance(atoms, torch.SymInt):  # one graph for all numbers of atoms
+            return True
         degrees, hidden, channels = w1.weight.shape
-        return atoms * degrees * (3 * hidden - channels) > 3 * hidden * channels
+        return bool(atoms * degrees * (3 * hidden - channels) > 3 * hidden * channels)
 
     def _on_sphere(self, u: Float[Tensor, "N S F"], scalars: Float[Tensor, "N C"]) -> Float[Tensor, "N S H"]:
         if self.grid_linear_mid is None:

@@ -1,0 +1,186 @@
+"""Energy, forces and stress as one compiled graph of operations, in the place of single ones.
+
+Every graph is compared with the single operations on the first structures it is used for, and again where sizes are
+of a new kind. How one is made: ``tasks.recording``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from covarium.systems import AtomGraph, AtomModel, Denoising
+from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted
+from covarium.tasks.potential import Potential, Prediction
+
+if TYPE_CHECKING:
+    from covarium.tasks.recording import Graph
+
+# largest difference that rounding explains, in units of the task's scale or relative to what is larger than one
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
+GRADIENT_TOLERANCE = 20.0  # the same for gradients of weights, which are sums over many terms
+
+
+class Compiled:
+    """Takes the place of the single operations of a potential: ``potential.compiled = Compiled()``.
+
+    A graph is made when it is first needed: for the quantities that are asked for, with or without gradients of the
+    weights. A copy begins without graphs.
+
+    Args:
+        remedy: what to do instead, for messages.
+        backend: of ``torch.compile``, by its name or itself.
+        tell: called with a line about each graph.
+
+    Attributes:
+        graphs: by what they answer.
+
+    Raises (when called):
+        CompilationError: the model draws random numbers, works in tiles, or is asked to denoise; it cannot be
+            traced or compiled; the compiled graph disagrees.
+    """
+
+    def __init__(
+        self, remedy: str = "leave it uncompiled", *, backend: Backend = "inductor",
+        tell: Callable[[str], object] | None = None,
+    ) -> None:  # fmt: skip
+        self.remedy, self.backend, self.tell = remedy, backend, tell
+        self.graphs: dict[Asked, Graph] = {}
+        self._slots: list[tuple[dict[str, Any], str]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(self.remedy, backend=self.backend, tell=self.tell)
+
+    def __call__(
+        self,
+        potential: Potential,
+        system: AtomGraph,
+        *,
+        forces: bool,
+        stress: bool,
+        denoising: Denoising | None = None,
+    ) -> Prediction:
+        """What ``Potential.evaluate`` returns."""
+        self._refuse(potential, denoising)
+        if isinstance(potential.model, AtomModel):
+            potential.model.admit(system)
+        start = time.monotonic()
+        weights = self._weights(potential)
+        trained = any(w.requires_grad for w in weights)
+        x = system.positions
+        asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device)
+        if new := asked not in self.graphs:
+            with self._explaining(potential):
+                # torch's compiler is slow to import
+                from covarium.tasks.recording import build
+
+                self.graphs[asked] = build(potential, system, asked, self.backend)
+        graph = self.graphs[asked]
+        sizes = (system.num_atoms, system.edge_index.shape[1], system.num_graphs)
+        if refusal := graph.refusal(sizes):
+            raise CompilationError(f"{refusal}; {self.remedy}")
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            found = graph.call(*weights, *(getattr(system, name).contiguous() for name in SIZES))
+        prediction = Prediction(**dict(zip(graph.names, found, strict=True)))
+        if graph.unchecked(sizes, found[0].requires_grad):
+            # at the first gradient, that of the graph is compiled
+            with self._explaining(potential):
+                agreement = compared(potential, system, prediction, asked)
+            if self.tell is not None:
+                taken = f"compiled in {time.monotonic() - start:.0f} s, " if new else ""
+                self.tell(f"{taken}compared with the uncompiled potential in {counted(sizes)}: off by {agreement}")
+        return prediction
+
+    def _refuse(self, potential: Potential, denoising: Denoising | None) -> None:
+        """
+        Raises:
+            CompilationError: this is done by single operations only.
+        """
+        why = ""
+        if denoising is not None:
+            why = "a denoising pass is not compiled, since it draws new structures at every step"
+        elif getattr(potential.model, "tile", None) is not None:
+            why = "tiles end at atoms that are known only with the structure, so that --memory excludes --compile here"
+        if why:
+            raise CompilationError(f"{why}; {self.remedy}")
+
+    def _weights(self, potential: Potential) -> list[Tensor]:
+        """Parameters and buffers as they are now, in the order of ``_names``."""
+        if not self._slots:
+            for module in potential.model.modules():
+                for own in (module._parameters, module._buffers):
+                    self._slots += [(own, name) for name, value in own.items() if value is not None]
+        return [own[name] for own, name in self._slots]
+
+    @contextmanager
+    def _explaining(self, potential: Potential) -> Iterator[None]:
+        """
+        Raises:
+            CompilationError: whatever tracer, compiler or C++ compiler may say, with what to do instead.
+        """
+        try:
+            yield
+        except CompilationError as error:
+            raise CompilationError(f"{error}; {self.remedy}") from error
+        except Exception as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+            raise CompilationError(
+                f"{type(potential.model).__name__} cannot be compiled ({type(error).__name__}: {reason}); {self.remedy}"
+            ) from error
+
+
+def compared(potential: Potential, system: AtomGraph, found: Prediction, asked: Asked) -> str:
+    """How far a compiled graph is off, in words.
+
+    Raises:
+        CompilationError: further than rounding explains.
+    """
+    differentiating = found.energy.requires_grad
+    with torch.set_grad_enabled(differentiating):
+        expected = potential.of_model(
+            potential.model, system, forces=asked.forces, stress=asked.stress, create_graph=differentiating
+        )
+    tolerance = TOLERANCE[asked.dtype]
+    atoms = system.atoms_per_graph().clamp(min=1)
+    differences = {"energy per atom": (_difference(found.energy / atoms, expected.energy / atoms), tolerance)}
+    for name in ("atom_energy", "forces", "stress"):
+        a, b = getattr(found, name), getattr(expected, name)
+        if b is not None:
+            differences[name.replace("_", " ")] = (_difference(a, b), tolerance)
+    if differentiating:
+        off = _gradient_difference(potential, found, expected)
+        differences["gradients of the weights"] = (off, GRADIENT_TOLERANCE * tolerance)
+    for name, (off, allowed) in differences.items():
+        if not off <= allowed:
+            raise CompilationError(
+                f"the compiled graph disagrees with the potential: {name} by {off:.2g}, where rounding in "
+                f"{str(asked.dtype).removeprefix('torch.')} explains {allowed:.2g}"
+            )
+    return ", ".join(f"{name} {off:.1e}" for name, (off, _) in differences.items())
+
+
+def _difference(a: Tensor, b: Tensor, least: float = 1.0) -> float:
+    """The largest, relative to the largest value where that is above ``least``; NaN beside NaN is none."""
+    off = torch.where(a.isnan() & b.isnan(), 0.0, (a - b).detach().abs())
+    return float(off.max() / b.detach().abs().max().clamp(min=least)) if off.numel() else 0.0
+
+
+def _gradient_difference(potential: Potential, found: Prediction, expected: Prediction) -> float:
+    """Of gradients of one and the same sum of all that is predicted, the largest over the weights."""
+    trained = [p for p in potential.model.parameters() if p.requires_grad]
+    of = []
+    for prediction in (found, expected):
+        parts = [v for v in (prediction.atom_energy, prediction.forces, prediction.stress) if v is not None]
+        # any numbers that do not cancel what is symmetric
+        total = sum((v * torch.arange(v.numel(), device=v.device).to(v).cos().view_as(v)).sum() for v in parts)
+        assert isinstance(total, Tensor)
+        # the caller differentiates what was found once more
+        keep = prediction is found
+        of.append(torch.autograd.grad(total, trained, retain_graph=keep, allow_unused=True, materialize_grads=True))
+    largest = max(float(g.abs().max()) for g in of[1])
+    return max(_difference(a, b, 0.01 * largest) for a, b in zip(*of, strict=True))
