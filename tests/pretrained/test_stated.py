@@ -39,8 +39,8 @@ def test_arguments_that_no_release_has_are_left_out_and_said(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("label", ["{}", {"label": "{}"}, '{{"label": "{}"}}', {"labels": ["{}"]}], ids=str)
-def test_targets_of_qm9_in_every_form(label: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    def named(form: Any, name: str) -> Any:  # noqa: ANN401
+def test_targets_of_qm9_in_every_form(label: Any, tmp_path: Path) -> None:
+    def named(form: Any, name: str) -> Any:
         if isinstance(form, dict):
             return {key: named(value, name) for key, value in form.items()}
         return [named(form[0], name)] if isinstance(form, list) else form.format(name)
