@@ -44,6 +44,19 @@ def parameters(description: dict[str, Any], state: dict[str, torch.Tensor]) -> l
     return [name for name in state if name not in description.get("buffers", {})]
 
 
+def repeated_buffers(lmax: int, num_layers: int) -> dict[str, torch.Tensor]:
+    """Constants of EquiformerV2 by official name, as they stand under every module that refers to them."""
+    index = ("l_harmonic", "m_complex", "m_harmonic", "m_size", "res_size", "to_m")
+    grid = (*(f"mapping.{name}" for name in index), "to_grid_mat", "from_grid_mat")
+    blocks = [f"blocks.{i}.{part}." for i in range(num_layers) for part in ("ga", "ffn")]
+    names = ["distance_expansion.offset", "norm.balance_degree_weight", "force_block.proj.expand_index"]
+    for module in ("", "edge_degree_embedding.", "force_block.", *blocks):
+        names += [f"{module}SO3_rotation.0.mapping.{name}" for name in index]
+        names += [f"{module}mappingReduced.{name}" for name in index]
+        names += [f"{module}SO3_grid.{l}.{m}.{name}" for l in range(lmax + 1) for m in range(lmax + 1) for name in grid]
+    return dict.fromkeys(names, torch.zeros(1))
+
+
 def ocp(
     description: dict[str, Any], state: dict[str, torch.Tensor], model: str, trained: list[str] | None = None
 ) -> dict[str, Any]:

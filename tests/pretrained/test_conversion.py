@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from command import call
 from mutations import limited
-from stand_ins import FORCES, IS2RE, MEAN, OLDER, PARITY, STD, case, fairchem, lightning, ocp
+from stand_ins import FORCES, IS2RE, MEAN, OLDER, PARITY, STD, case, fairchem, lightning, ocp, repeated_buffers
 from torch import Tensor
 
 from covarium import checkpoint
@@ -165,8 +165,7 @@ def test_full_size(size: str, tmp_path: Path) -> None:
     listed = json.loads((PARITY / "equiformer_v2" / f"official_{size}_params.json").read_text())
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in listed["parameters"].items()}
-    buffers = {name: torch.zeros(entry if isinstance(entry, list) else entry["shape"])
-               for name, entry in listed["buffers_one_copy"].items()}  # fmt: skip
+    buffers = repeated_buffers(listed["constructor"]["lmax_list"][0], listed["constructor"]["num_layers"])
     archive = ocp(listed, {**state, **buffers}, "equiformer_v2", list(state))
     assert call("convert", written(archive, tmp_path), "--out", tmp_path / "v2.safetensors") == 0
     task = checkpoint.load(tmp_path / "v2.safetensors").task
