@@ -153,6 +153,8 @@ def test_equiformer_of_qm9_needs_its_target(tmp_path: Path) -> None:
     state = Equiformer(equiformer.config_of_named(name)).state_dict()
     with pytest.raises(CovariumError, match="does not say of which; name it with --target, one of mu, alpha"):
         converted({"state_dict": state}, tmp_path, name=name)
+    with pytest.raises(CovariumError, match="does not say of which"):
+        converted({"state_dict": state}, tmp_path, name=name, target="energy")
     found = converted({"state_dict": state}, tmp_path, name=name, target="mu")
     assert isinstance(found.task, Property) and found.task.semantics.name == "mu"
     assert found.task.semantics.unit == "standard deviations from the mean"

@@ -297,12 +297,12 @@ def _all_elements(model: AtomModel, references: Mapping[int, float]) -> dict[int
 def _of_qm9(found: _Found) -> Potential | Property:
     """Equiformer on one target of QM9, which nothing in the file names. Its training takes the energies of the atoms
     off the total energies, and standardises the other targets."""
-    if found.target is None:
+    if found.target not in QM9:
         raise CovariumError(
             "this is a model of one target of QM9, and the file does not say of which; name it with --target, one of "
             + ", ".join(QM9)
         )
-    target = {"energy": "u0"}.get(found.target, found.target)
+    target = str(found.target)
     total = QM9[target].what == "a total energy"
     table, statistics = found.state.get("atomref"), _statistics(found.state, 1.0)
     references = {} if table is None else {z: float(e) for z, e in enumerate(table.flatten().tolist())}
@@ -323,8 +323,9 @@ def _of_qm9(found: _Found) -> Potential | Property:
         return Potential(
             model, references=_all_elements(model, references), scale=scale, offset=mean, semantics=meant
         ).eval()
+    theory = f"QM9, {kept}" if total and not references else "QM9"
     return Property(
-        model, semantics=PropertySemantics(target, unit, "QM9"), readout="sum",
+        model, semantics=PropertySemantics(target, unit, theory), readout="sum",
         references=_all_elements(model, references), scale=scale, offset=mean,
     ).eval()  # fmt: skip
 
