@@ -104,13 +104,16 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> N
 def test_weights_are_taken_by_name() -> None:
     expected = {"a.weight": torch.zeros(2, 3), "b": torch.zeros(4)}
     state = {
-        "module.module.a.weight": torch.ones(2, 3),
-        "module.b": torch.ones(4),
-        "module.a.expand_index": torch.ones(9),
+        "a.weight": torch.ones(2, 3),
+        "b": torch.ones(4),
+        "a.expand_index": torch.ones(9),
+        "blocks.0.SO3_grid.1.1.mapping.to_m": torch.ones(1),
     }
     taken = parameters_from_official(state, expected)
     assert taken.keys() == expected.keys() and all(bool(t.all()) for t in taken.values())
     with pytest.raises(CovariumError, match="lack 'b'"):
         parameters_from_official({"a.weight": torch.ones(2, 3)}, expected)
     with pytest.raises(CovariumError, match=r"'b' has shape \(5,\), expected \(4,\)"):
-        parameters_from_official(state | {"module.b": torch.ones(5)}, expected)
+        parameters_from_official(state | {"b": torch.ones(5)}, expected)
+    with pytest.raises(CovariumError, match="hold 'blocks.9.w' and 1 more, which this model lacks"):
+        parameters_from_official(state | {"blocks.9.w": torch.ones(1), "c.expand_index.w": torch.ones(1)}, expected)

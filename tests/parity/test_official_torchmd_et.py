@@ -72,6 +72,8 @@ def test_heads_and_arguments() -> None:
         ({"model": "tensornet"}, "model = 'tensornet' is not supported; only 'equivariant-transformer'"),
         ({"output_model": "Tensor"}, "output module 'EquivariantTensor' is not supported"),
         ({"activation": "mish"}, "activation = 'mish' is not supported"),
+        ({"output_mlp_num_layers": 1}, "output_mlp_num_layers = 1 is not supported; only 0 is"),
+        ({"atom_filter": 1}, "atom_filter = 1 is not supported"),
     ],
 )
 def test_what_is_not_this_model_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -86,7 +88,7 @@ def test_weights_from_before_the_fix_and_strangers_are_refused() -> None:
     biased = weights | {"model.representation_model.attention_layers.0.vec_proj.bias": torch.zeros(384)}
     with pytest.raises(CovariumError, match="before 2022-02-21, when biases on vectors broke the equivariance"):
         parameters_from_official(biased, expected)
-    with pytest.raises(CovariumError, match="hold 'representation_model.extra', which this model has not"):
+    with pytest.raises(CovariumError, match="hold 'representation_model.extra', which this model lacks"):
         parameters_from_official(weights | {"model.representation_model.extra": torch.zeros(1)}, expected)
     del weights["model.representation_model.out_norm.bias"]
     with pytest.raises(CovariumError, match="lack 'representation_model.out_norm.bias'"):
@@ -97,7 +99,23 @@ def test_normalisation() -> None:
     weights = {"model.mean": torch.tensor(-3.0), "model.std": torch.tensor(2.0)}
     found = normalisation_from_official({"reduce_op": "mean"}, weights)
     assert (found.mean, found.std, found.references, found.reduce) == (-3.0, 2.0, {}, "mean_with_zero")
+    for given in ("Atomref", ["LearnableAtomref"]):
+        with pytest.raises(CovariumError, match="lack 'prior_model.0.atomref.weight'"):
+            normalisation_from_official({"prior_model": given}, weights)
     weights["prior_model.atomref.weight"] = torch.tensor([[0.0], [-13.5]])
-    assert normalisation_from_official({"prior_model": "Atomref"}, weights).references == {0: 0.0, 1: -13.5}
+    for given in (
+        {"prior_model": "Atomref", "prior_args": {"max_z": 2}},
+        {"prior_model": {"Atomref": None}, "prior_args": [{"max_z": 2, "enable": True}]},
+        {"prior_model": [{"Atomref": {"enable": False}}], "prior_args": [{"enable": True}]},
+    ):
+        assert normalisation_from_official(given, weights).references == {0: 0.0, 1: -13.5}
+    for given in (
+        {"prior_model": [{"Atomref": {"enable": False}}]},
+        {"prior_model": ["Atomref"], "prior_args": {"enable": False}},
+    ):
+        found = normalisation_from_official(given, weights)
+        assert (found.references, found.switched_off) == ({}, True)
+    with pytest.raises(CovariumError, match="hold 'prior_model.0', and the arguments name no prior"):
+        normalisation_from_official({"prior_model": None}, weights)
     with pytest.raises(CovariumError, match="prior model 'ZBL' is not supported"):
         normalisation_from_official({"prior_model": [{"ZBL": {}}]}, weights)

@@ -23,6 +23,9 @@ def convert(
     weights: Annotated[
         Weights, Option(help="The moving average if the file has it, as published results use, or the last step.")
     ] = Weights.averaged,
+    target: Annotated[
+        str | None, Option(help="What it predicts, where the file does not say: energy, or a target of QM9 such as mu.")
+    ] = None,
 ) -> None:
     """Convert an official checkpoint. Nothing in it is executed."""
     from shlex import quote
@@ -31,7 +34,7 @@ def convert(
     from covarium.workflows.converting import convert_file
 
     place = out or Path(file.name).with_suffix(".safetensors")
-    for note in convert_file(file, place, name=name, weights=weights.value):
+    for note in convert_file(file, place, name=name, weights=weights.value, target=target):
         say(note)
     say(f"model:  {place}")
     commands("Next:", [f"covarium info {quote(str(place))}", f"covarium evaluate {quote(str(place))} FILE"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from covarium.algebra.irreps import Irreps
 from covarium.errors import CovariumError, nearest
 from covarium.models.equiformer import Config
+from covarium.pretrained.names import placed
 
 # element tables, and mean neighbours and atoms, which the code fixes per data set
 MD17: Mapping[str, Any] = MappingProxyType(
@@ -154,32 +155,12 @@ def config_from_official(class_name: str, constructor: Mapping[str, Any]) -> Con
     return config
 
 
-# constants of e3nn and of the radial basis, weights of products that have none, and the targets' statistics
+# constants of e3nn and of the radial basis, and the targets' statistics
 BUFFERS = re.compile(r"(.*\.)?(output_mask|_w3j_\d+_\d+_\d+)|rbf\.(means|betas)|atomref|task_mean|task_std")
 
 
 def parameters_from_official(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of an official state dict, whose names are ours; buffers are left behind.
-
-    Args:
-        state: official names, with any number of leading "module.".
-        expected: ``Equiformer(config).state_dict()``.
-
-    Raises:
-        CovariumError: a parameter is missing, has another shape, or is left over.
+    """The parameters of an official state dict, whose names are ours; buffers, and the empty weights of products that
+    have none, are left behind. Arguments and errors: see ``names.placed``.
     """
-    clean: dict[str, Tensor] = {}
-    for name, value in state.items():
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
-        if name in expected or not (BUFFERS.fullmatch(name) or value.numel() == 0):
-            clean[name] = value
-    for name, value in expected.items():
-        if name not in clean:
-            raise CovariumError(f"the official weights lack '{name}'{nearest(name, clean)}")
-        if clean[name].shape != value.shape:
-            raise CovariumError(f"'{name}' has shape {tuple(clean[name].shape)}, expected {tuple(value.shape)}")
-    over = sorted(clean.keys() - expected.keys())
-    if over:
-        raise CovariumError(f"the official weights hold '{over[0]}' and {len(over) - 1} more that the model does not")
-    return {name: clean[name] for name in expected}
+    return placed(state, expected, lambda name, value: value.numel() == 0 or BUFFERS.fullmatch(name) is not None)

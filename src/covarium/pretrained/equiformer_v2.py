@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from covarium.errors import CovariumError, nearest
 from covarium.models.equiformer_v2 import Config
+from covarium.pretrained.names import placed
 
 NUM_GAUSSIANS = 600  # hard-coded there; num_distance_basis is ignored
 AVG_DEGREE = 23.395238876342773  # IS2RE-100k, radius 5, 100 neighbours
@@ -80,24 +82,19 @@ def config_from_official(constructor: Mapping[str, Any]) -> Config:
     )
 
 
+# grids, index maps and constants, repeated under every sub-module
+BUFFERS = re.compile(
+    r"(.*\.)?((SO3_grid|SO3_rotation|mappingReduced)\..*|expand_index|balance_degree_weight)|distance_expansion\.offset"
+)
+
+
 def parameters_from_official(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of an official state dict under our names; its many repeated buffers are left behind.
-
-    Args:
-        state: official names, with any number of leading "module.".
-        expected: ``EquiformerV2(config).state_dict()``.
-
-    Raises:
-        CovariumError: a parameter is missing, or has another shape.
+    """The parameters of an official state dict, whose names are ours; its many repeated buffers are left behind.
+    Arguments and errors: see ``names.placed``.
     """
-    clean: dict[str, Tensor] = {}
-    for name, value in state.items():
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
-        clean[name] = value
-    for name, value in expected.items():
-        if name not in clean:
-            raise CovariumError(f"the official weights lack '{name}'{nearest(name, clean)}")
-        if clean[name].shape != value.shape:
-            raise CovariumError(f"'{name}' has shape {tuple(clean[name].shape)}, expected {tuple(value.shape)}")
-    return {name: clean[name] for name in expected}
+    return placed(state, expected, lambda name, _: is_buffer(name))
+
+
+def is_buffer(name: str) -> bool:
+    """Whether an official name is that of a constant."""
+    return BUFFERS.fullmatch(name) is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 from covarium.errors import CovariumError, nearest
 from covarium.layers.irreps.activation import POINTS, product
 from covarium.models.equiformer_v3 import Config
+from covarium.pretrained.names import placed
 
 CLASSES = ("equiformer_v3", "equiformer_v3_dens")
 DEFAULTS: dict[str, Any] = dict(
@@ -138,31 +139,8 @@ def parameters_from_official(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: Config
 ) -> dict[str, Tensor]:
     """The parameters of an official state dict under our names; its many repeated buffers are left behind.
-
-    Args:
-        state: official names, with any number of leading "module." and "_orig_mod.".
-        expected: ``EquiformerV3(config).state_dict()``.
-        config: of the model.
-
-    Raises:
-        CovariumError: a parameter is missing or left over, or has another shape.
+    ``config`` is the model's; other arguments and errors: see ``names.placed``.
     """
-    clean: dict[str, Tensor] = {}
-    for name, value in state.items():
-        while name.startswith(("module.", "_orig_mod.")):
-            name = name.partition(".")[2]
-        clean[name] = value
-    taken: dict[str, Tensor] = {}
-    for name, value in expected.items():
-        theirs = official_name(name, config)
-        if theirs not in clean:
-            raise CovariumError(f"the official weights lack '{theirs}'{nearest(theirs, clean)}")
-        weights = clean.pop(theirs)
-        # a bias of degree 0 is [1, 1, C] there
-        if tuple(s for s in weights.shape if s > 1) != tuple(s for s in value.shape if s > 1):
-            raise CovariumError(f"'{theirs}' has shape {tuple(weights.shape)}, expected {tuple(value.shape)}")
-        taken[name] = weights.reshape(value.shape)
-    left = sorted(name for name in clean if not any(part in name for part in BUFFERS))
-    if left:
-        raise CovariumError(f"the official weights hold '{left[0]}' and {len(left) - 1} more that this model lacks")
-    return taken
+    return placed(
+        state, expected, lambda name, _: any(part in name for part in BUFFERS), lambda name: official_name(name, config)
+    )

@@ -65,8 +65,14 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 SYMBOLS: Mapping[str, str] = MappingProxyType({"U": "u298", "H": "h298", "G": "g298"})
 
 
-def target(name: str) -> Target | None:
-    """The rule for a property of this name, compared without case and punctuation unless it is one letter; None for a
-    name of the user's own."""
+def canonical(name: str) -> str | None:
+    """Our name of a target of QM9, compared without case and punctuation unless it is one letter; None for others."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return QM9.get(SYMBOLS.get(name) or ALIASES.get(plain, plain))
+    found = SYMBOLS.get(name) or ALIASES.get(plain, plain)
+    return found if found in QM9 else None
+
+
+def target(name: str) -> Target | None:
+    """The rule for a property of this name (``canonical``); None for a name of the user's own."""
+    found = canonical(name)
+    return None if found is None else QM9[found]

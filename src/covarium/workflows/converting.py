@@ -9,7 +9,9 @@ from covarium.errors import CovariumError
 from covarium.pretrained.conversion import convert
 
 
-def convert_file(path: Path, out: Path, *, name: str | None = None, weights: str = "averaged") -> list[str]:
+def convert_file(
+    path: Path, out: Path, *, name: str | None = None, weights: str = "averaged", target: str | None = None
+) -> list[str]:
     """Convert ``path`` and write ``out``.
 
     Returns:
@@ -20,7 +22,7 @@ def convert_file(path: Path, out: Path, *, name: str | None = None, weights: str
     """
     if out.exists():
         raise CovariumError(f"'{out}' exists already; choose another --out")
-    converted = convert(path, name=name, weights=weights)
+    converted = convert(path, name=name, weights=weights, target=target)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out, converted.task, {"covarium": __version__, **converted.card})
     return converted.notes

@@ -262,17 +262,33 @@ def about_potential(potential: Potential) -> dict[str, str]:
     return {"energies": f"{semantics.kind}, {semantics.functional or 'level of theory not stated'}"}
 
 
+def element_list(numbers: Sequence[int]) -> str:
+    """Symbols of elements; of a whole table the first and the last."""
+    symbols = [chemical_symbols[z] for z in numbers]
+    if len(numbers) > 20 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"all {len(numbers)} from {symbols[0]} to {symbols[-1]}"
+    return " ".join(symbols)
+
+
+def reference_list(references: Mapping[int, float], digits: str, unit: str) -> str:
+    """References of the elements that have one, zero being none."""
+    given = {z: value for z, value in references.items() if value}
+    if not given:
+        return "none"
+    listed = ", ".join(f"{chemical_symbols[z]} {value:{digits}}" for z, value in given.items())
+    return f"{listed} {unit}".rstrip() + ("" if len(given) == len(references) else "; others 0")
+
+
 def describe_potential(potential: Potential) -> list[tuple[str, str, str]]:
     """Lines (what, value, remark) about a potential."""
     semantics = potential.semantics
-    references = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in potential.references.items())
     rule = {"gradient": "gradient of the energy", "direct": "direct head"}[potential.forces]
     warning = "" if potential.forces == "gradient" else "not conservative: energy drifts in MD"
     return [
         ("symmetry", potential.model.group, ""),
-        ("elements", " ".join(chemical_symbols[z] for z in potential.elements), "others are refused"),
+        ("elements", element_list(potential.elements), "others are refused"),
         ("energies", semantics.kind, semantics.functional or "level of theory not stated"),
-        ("references", f"{references} eV", ""),
+        ("references", reference_list(potential.references, ".4f", "eV"), ""),
         ("forces", rule, warning),
         ("reads", ", ".join(sorted(potential.model.reads)) or "neither charge nor spin", ""),
         ("neighbours", f"{potential.model.spec.rule} within {potential.model.spec.cutoff:g} Å", ""),

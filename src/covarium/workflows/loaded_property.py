@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from covarium.analysis.property_errors import PropertyEvaluation, evaluate_property, predict_property
 from covarium.config import DataSection
@@ -19,7 +18,16 @@ from covarium.data import Structure, read
 from covarium.errors import CovariumError
 from covarium.tasks import Property
 from covarium.workflows.evaluation import Progress
-from covarium.workflows.loaded import LoadedPotential, LoadedTask, as_frame, as_frames, as_potential, load_task
+from covarium.workflows.loaded import (
+    LoadedPotential,
+    LoadedTask,
+    as_frame,
+    as_frames,
+    as_potential,
+    element_list,
+    load_task,
+    reference_list,
+)
 from covarium.workflows.property_inference import READOUTS
 
 
@@ -102,14 +110,17 @@ def about_property(task: Property) -> dict[str, str]:
 def describe_property(task: Property) -> list[tuple[str, str, str]]:
     """Lines (what, value, remark) about a property."""
     semantics = task.semantics
-    references = ", ".join(f"{chemical_symbols[z]} {value:.4g}" for z, value in task.references.items())
     return [
         ("property", semantics.name, semantics.unit_or_not),
         ("theory", semantics.theory or "not stated", ""),
         ("symmetry", task.model.group, ""),
-        ("elements", " ".join(chemical_symbols[z] for z in task.elements), "others are refused"),
+        ("elements", element_list(task.elements), "others are refused"),
         ("readout", READOUTS[task.readout], ""),
         ("scale", f"{float(task.scale):.4g}, offset {task.offset:.5g}", semantics.unit),
-        *([("references", references, semantics.unit)] if any(task.references.values()) else []),
+        *(
+            [("references", reference_list(task.references, ".4g", ""), semantics.unit)]
+            if any(task.references.values())
+            else []
+        ),
         ("neighbours", f"{task.model.spec.rule} within {task.model.spec.cutoff:g} Å", ""),
     ]
