@@ -43,6 +43,7 @@ class Result:
         reason: one sentence; after an interruption, with the command that resumes the run.
         interrupted: whether a signal ended it.
         history: one row per evaluation: step, epoch, time, score and the validation metrics.
+        validation: seconds that one process would need to evaluate all validation systems once; 0 if that is unknown.
     """
 
     best_metric: float
@@ -52,6 +53,7 @@ class Result:
     reason: str
     interrupted: bool
     history: list[dict[str, float]]
+    validation: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -380,6 +382,10 @@ class Trainer:
             self._tell(f"step {position.step}: validation metrics are not finite, first for: {'; '.join(bad)}")
         self._tick("evaluate")
         self._evaluated = position.elapsed
+        costs = self.valid.costs()
+        seen = sum(int(costs[index]) for indices in batches for index in indices)
+        whole = float(self._durations["evaluate"] * sum(costs) / max(seen, 1))
+        position.validation = min(position.validation or math.inf, whole)
 
     def _validation_stride(self) -> int:
         """Every how many-th batch is evaluated, so that an evaluation leaves most of a time budget to training.
@@ -448,5 +454,5 @@ class Trainer:
         position = self.position
         return Result(
             best_metric=position.best, best_step=position.best_step, epochs=position.epoch, steps=position.step,
-            reason=reason, interrupted=interrupted, history=position.history,
+            reason=reason, interrupted=interrupted, history=position.history, validation=position.validation,
         )  # fmt: skip
