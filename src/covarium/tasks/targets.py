@@ -4,7 +4,7 @@
 Energies at 0 and 298 K, enthalpy and free energy: a sum over atoms, element references taken off. Zero-point energy,
 heat capacity and polarizability are sums too; references of the elements explain most of them. Frontier orbitals and
 their gap: a sum, standardised by mean and standard deviation. |μ| is the length of Σ q_i (r_i − c) + μ_i, ⟨R²⟩ is
-Σ x_i ‖r_i − c‖², where the model has such heads.
+Σ x_i ‖r_i − c‖², where the model has such heads; elsewhere a standardised sum, as in Equiformer (Liao 2023, code).
 """
 
 from __future__ import annotations
@@ -65,8 +65,15 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 SYMBOLS: Mapping[str, str] = MappingProxyType({"U": "u298", "H": "h298", "G": "g298"})
 
 
-def target(name: str) -> Target | None:
-    """The rule for a property of this name, compared without case and punctuation unless it is one letter; None for a
-    name of the user's own."""
+def target_name(name: str) -> str | None:
+    """The target's name in ``QM9`` of a property of this name, compared without case and punctuation unless it is one
+    letter; None for a name of the user's own."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return QM9.get(SYMBOLS.get(name) or ALIASES.get(plain, plain))
+    found = SYMBOLS.get(name) or ALIASES.get(plain, plain)
+    return found if found in QM9 else None
+
+
+def target(name: str) -> Target | None:
+    """The rule for a property of this name, None for one of the user's own."""
+    known = target_name(name)
+    return None if known is None else QM9[known]

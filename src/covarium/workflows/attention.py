@@ -196,7 +196,11 @@ def _figures(result: AttentionResult) -> Iterator[tuple[str, Figure, str]]:
         if len(one.frame.numbers) <= LARGEST_HEAT_MAP:
             symbols = [chemical_symbols[z] for z in one.frame.numbers]
             picture = attention_plots.atoms(one.rollout.toarray(), symbols, _label(one))
-            yield f"{ROLLOUT}{k}", picture, "Rollout: how much a target atom, in the end, goes back to each source atom."
+            yield (
+                f"{ROLLOUT}{k}",
+                picture,
+                "Rollout: how much a target atom, in the end, goes back to each source atom.",
+            )
 
 
 def _sections(result: AttentionResult) -> Iterator[report.Section]:
