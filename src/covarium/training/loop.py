@@ -43,7 +43,8 @@ class Result:
         reason: one sentence; after an interruption, with the command that resumes the run.
         interrupted: whether a signal ended it.
         history: one row per evaluation: step, epoch, time, score and the validation metrics.
-        validation: seconds that one process would need to evaluate all validation systems once; 0 if that is unknown.
+        validation: seconds that one process would need to evaluate all validation systems once; 0 without a time
+            budget.
     """
 
     best_metric: float
@@ -382,10 +383,11 @@ class Trainer:
             self._tell(f"step {position.step}: validation metrics are not finite, first for: {'; '.join(bad)}")
         self._tick("evaluate")
         self._evaluated = position.elapsed
-        costs = self.valid.costs()
-        seen = sum(int(costs[index]) for indices in batches for index in indices)
-        whole = float(self._durations["evaluate"] * sum(costs) / max(seen, 1))
-        position.validation = min(position.validation or math.inf, whole)
+        if self.settings.time_s is not None:  # a run without a clock keeps none in its state
+            costs = self.valid.costs()
+            seen = sum(int(costs[index]) for indices in batches for index in indices)
+            whole = float(self._durations["evaluate"] * sum(costs) / max(seen, 1))
+            position.validation = min(position.validation or math.inf, whole)
 
     def _validation_stride(self) -> int:
         """Every how many-th batch is evaluated, so that an evaluation leaves most of a time budget to training.
