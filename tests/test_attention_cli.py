@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("attention")
     sizes = {
         "torchmd_et": {"num_layers": 2, "embedding_dimension": 16, "num_heads": 2},
+        "equiformer": {"irreps_node": "8x0e+4x1e", "num_layers": 1},
         "equiformer_v2": {"num_layers": 2, "lmax": 2, "sphere_channels": 8, "num_heads": 2},
     }
     for name, size in sizes.items():
@@ -38,6 +39,8 @@ def folder(tmp_path_factory):
         atoms.rattle(0.05, seed=k)
     ase.io.write(place / "molecules.extxyz", frames, format="extxyz")
     ase.io.write(place / "diamond.extxyz", bulk("C", cubic=True), format="extxyz")
+    overlapping = [molecule("H2O"), Atoms("OH2", [[0, 0, 0], [0, 0, 0], [0, 0, 1]])]
+    ase.io.write(place / "overlapping.extxyz", overlapping, format="extxyz")
     ase.io.write(place / "helium.extxyz", Atoms("He2", [[0, 0, 0], [0, 0, 2]]), format="extxyz")
     return place
 
@@ -89,6 +92,16 @@ def test_tables_are_over_all_and_the_rest_is_counted(folder, tmp_path, capsys):
     assert (tmp_path / "report.html").exists()
 
 
+def test_nothing_of_an_earlier_call_stays(folder, tmp_path):
+    first, second = folder / "torchmd_et.safetensors", folder / "equiformer_v2.safetensors"
+    assert call("attention", first, folder / "molecules.extxyz", "--keep", "2", "--out", tmp_path) == 0
+    (tmp_path / "heatmaps" / "mine.png").touch()
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert call("attention", second, folder / "molecules.extxyz", "--keep", "0", "--out", tmp_path) == 0
+    gone = {path.name for path in before if not path.exists()}
+    assert gone == {"attention.npz", "rollout_0.png", "rollout_1.png"}, "a user's own files are not touched"
+
+
 def test_a_crystal(folder, tmp_path):
     assert call("attention", folder / "equiformer_v2.safetensors", folder / "diamond.extxyz", "--out", tmp_path) == 0
     data = np.load(tmp_path / "attention.npz")
@@ -106,6 +119,7 @@ def test_a_crystal(folder, tmp_path):
         (("{}/torchmd_et.safetensors", "{}/none.extxyz"), "none.extxyz"),
         (("{}/torchmd_et.safetensors", "{}/molecules.extxyz", "--index", "15"), "--index 15: there are 15 structures"),
         (("{}/torchmd_et.safetensors", "{}/helium.extxyz"), "helium.extxyz, frame 0: atom 0 has atomic number 2"),
+        (("{}/equiformer.safetensors", "{}/overlapping.extxyz"), "frame 1: the attention weights are not finite"),
         (("{}/torchmd_et.safetensors", "{}/molecules.extxyz", "--out", "{}/run"), "holds a run"),
         (("{}/torchmd_et.safetensors", "{}/molecules.extxyz", "--set", "model.lmax=3"), "only settings of data do"),
     ],

@@ -57,6 +57,7 @@ def test_house_numbers(module: str) -> None:
             a = node.args
             count = len([x for x in a.posonlyargs + a.args + a.kwonlyargs if x.arg not in ("self", "cls")])
             assert count <= 10, f"{module}.{node.name} has {count} arguments"
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, f"{module}.{node.name} is long"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and room(module) != "cli":
             assert node.func.id != "print", f"{module}:{node.lineno} prints; only cli does"
 

@@ -142,7 +142,8 @@ class RunConfig(Section):
     """Everything that determines a training run.
 
     Attributes:
-        about: where a recipe comes from: source, published numbers, what differs. Never read by the run.
+        about: where a recipe comes from: source, published numbers, what differs, QM9's targets that it is for. Never
+            read by the run.
         data: see ``DataSection``.
         model: ``name`` and the fields of that model's Config.
         task: see ``TaskSection``.

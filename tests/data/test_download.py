@@ -42,7 +42,7 @@ def test_a_file_comes_once_and_is_locked(server: Server, tmp_path: Path) -> None
     damaged = bytearray(CONTENT)
     damaged[5] ^= 1
     (tmp_path / "a.bin").write_bytes(damaged)
-    with pytest.raises(CovariumError, match="when it was first downloaded"):
+    with pytest.raises(CovariumError, match="when a.bin first came"):
         fetch(source(server), tmp_path)
     with pytest.raises(CovariumError, match=f"published is {MD5}"):
         fetch(source(server, md5=MD5), tmp_path)

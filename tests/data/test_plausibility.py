@@ -80,3 +80,30 @@ def test_one_frame_that_disagrees_or_too_few_conclude_nothing() -> None:
     assert findings(frames[:2], 1.0) == []
     frames[3] = replace(frames[3], positions=frames[3].positions * BOHR)
     assert findings(frames, 1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("atoms", "size", "told"),
+    [(molecule("CF4"), 0.01, "apart"), (molecule("CH3CH2OH"), 1e-6, "apart"), (bulk("Cu") * 3, 0.01, "apart"),
+     (molecule("C2F4"), 10.0, "on top"), (bulk("NaCl", "rocksalt", a=5.64) * 2, 10.0, "on top")],
+)  # fmt: skip
+def test_lengths_without_hydrogen_are_told_too(atoms: Atoms, size: float, told: str) -> None:
+    """pm, whole numbers of 1e-6 Å, and nm."""
+    (found,) = findings(rattled(atoms, size), 1.0)
+    assert found.wrong and told in found.text and f"data.units.length={size:g} Å" in found.remedy
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [bulk("Ne", "fcc", a=4.46) * 2, Atoms("He2", [[0, 0, 0], [0, 0, 2.97]]), bulk("Cs") * 2, bulk("Cu"),
+     Atoms("N2", [[0, 0, 0], [0, 0, 1.1]]), bulk("C", "diamond", a=2.7) * 2, Atoms("Ar")],
+    ids=Atoms.get_chemical_formula,
+)  # fmt: skip
+def test_gases_metals_and_pressed_solids_are_not_doubted(atoms: Atoms) -> None:
+    assert findings(rattled(atoms), 1.0) == []
+
+
+def test_wide_spaced_atoms_are_doubted_only_where_all_are() -> None:
+    wide, bound = (rattled(Atoms("Ar2", [[0, 0, 0], [0, 0, distance]])) for distance in (12.0, 3.8))
+    assert findings(wide, 1.0)[0].wrong
+    assert findings([*wide, bound[0]], 1.0) == []

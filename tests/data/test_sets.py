@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import official_files as official
 import pytest
 import yaml
+from command import call
 
 from covarium.data import getting
 from covarium.data.archives import unpack
@@ -35,8 +38,8 @@ def folder(no_local_copies: Path) -> Path:
 
 
 def small(known: str, **changes: object) -> DataSet:
-    """A set whose files are small, without the hashes of the official ones."""
-    card = SETS[known]
+    """A set whose files are small, without the hashes and numbers of the official ones."""
+    card = replace(SETS[known], frames=None)
     sources = tuple(Source(f"http://127.0.0.1:9/{s.name}", s.name) for s in card.sources)
     return replace(card, sources=sources, **changes)  # type: ignore[arg-type]
 
@@ -292,6 +295,7 @@ def test_downloaded_then_read(tmp_path: Path, no_local_copies: Path) -> None:
     with official.serving() as server:
         server.files["/a.npz"] = (tmp_path / "a.npz").read_bytes()
         one = replace(SETS["md17-uracil"], sources=(Source(f"{server.url}/a.npz", "a.npz"),), sizes=(30, 10))
+        one = replace(one, frames=60)
         got = getting.get(one, told=lambda *words: told.append(words))
         assert len(server.asked) == 1
         # the other folder has no copy; the one that the environment names has
@@ -313,6 +317,47 @@ def test_an_ended_attempt_leaves_nothing_in_the_way(folder: Path) -> None:
     assert not (folder.parent / "md17-toluene").exists()
     path.write_bytes(whole)
     assert sum(map(len, parts(getting.get(one)).values())) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "file", "count"),
+    [("md17-uracil", lambda path: official.md17(path, 60), "md17_uracil.npz", "60"),
+     ("rmd17-uracil", official.rmd17, "rmd17.tar.bz2", "300"),
+     ("md17-ethanol-ccsd-t", official.ccsd, "ethanol_ccsd_t.zip", "90")],
+)  # fmt: skip
+def test_a_local_copy_has_as_many_structures_as_the_set(
+    folder: Path, name: str, make: Callable[[Path], object], file: str, count: str
+) -> None:
+    make(folder / file)
+    changes = {"frames": SETS[name].frames, "sizes": (30, 10)}
+    with pytest.raises(CovariumError, match=rf"{file} is a local copy with {count}.*has [\d,]+: .*covarium train"):
+        getting.get(small(name, **changes))
+    assert not (folder / "downloads.lock.json").exists(), "the right file may come yet"
+
+
+def test_a_local_copy_that_changes_is_told(folder: Path) -> None:
+    path = folder.parent / "md17_toluene.npz"
+    folder.mkdir(exist_ok=True)
+    official.md17(path, 60)
+    one = small("md17-toluene", sizes=(30, 10))
+    got = getting.get(one)
+    assert got.card["sources"][0]["came"] == "local copy"
+    shutil.rmtree(got.folder)
+    official.md17(path, 61)
+    with pytest.raises(CovariumError, match="when md17_toluene.npz first came it had"):
+        getting.get(one)
+
+
+@pytest.mark.parametrize("name", ["md17-ethanol", "water"])
+def test_empty_files_are_told(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """EOFError is what the option parser takes for a closed terminal."""
+    if name == "water":
+        official.water(folder)
+    for source in SETS[name].sources:
+        if source.name.endswith(("npz", "energy.npy")):
+            (folder / source.name).write_bytes(b"")
+    assert call("data", "get", name) == 2
+    assert "is not the official file, or damaged: No data left in file" in capsys.readouterr().err
 
 
 def test_archives_write_only_where_they_are_told(tmp_path: Path) -> None:

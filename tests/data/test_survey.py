@@ -566,3 +566,18 @@ def test_accepted_errors_are_warnings(tmp_path: Path) -> None:
 def test_every_kind_is_in_the_manual() -> None:
     text = (Path(__file__).parents[2] / "docs" / "check-data.md").read_text(encoding="utf-8")
     assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
+
+
+def far_apart(distance: float) -> Atoms:
+    atoms = Atoms("Ar2", [[0, 0, 0], [0, 0, distance]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)))
+    return atoms
+
+
+def test_structures_without_any_neighbour_are_an_error(tmp_path: Path) -> None:
+    frames = [far_apart(12.0 + k) for k in range(4)]
+    path = write(tmp_path / "a.extxyz", frames)
+    found = {one.kind: one for one in check(path, units={"length": "Å"})}
+    assert found["alone"].level == "error" and "within the cutoff of 6 Å" in found["alone"].text
+    assert "alone" not in {one.kind for one in check(path, units={"length": "Å"}, cutoff=14.0)}
+    assert "alone" not in {one.kind for one in check(write(tmp_path / "b.extxyz", [*frames, far_apart(4.0)]))}

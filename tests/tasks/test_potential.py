@@ -365,7 +365,7 @@ def test_charge_and_spin_that_the_model_ignores_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"forces": "direct"}, "direct forces need a model with a force head"),
+        ({"forces": "direct"}, "direct forces need a model with a force head: equiformer_v2 with"),
         ({"forces": "autograd"}, "force rule 'autograd' is unknown; allowed: gradient, direct"),
         (
             {"forces": "direct", "model": network(force_head=True), "terms": (STRESS,)},

@@ -93,6 +93,7 @@ def test_schedule_and_evaluations_fit_the_budget(tmp_path, monkeypatch):
     assert 2000 - 2 * step <= now[0] <= 2000 + step
     assert result.history[-1]["step"] == result.steps == len(events)
     assert 5 < len(result.history) and evaluation * len(result.history) < 0.1 * 2000 + 2 * evaluation
+    assert result.validation == evaluation * 1.0, "8 systems are one batch"
     assert events[-1].lr == pytest.approx(1e-5, rel=0.01)
     assert max(e.lr for e in events) == pytest.approx(1e-3, rel=0.03)
     fractions = [e.fraction for e in events]

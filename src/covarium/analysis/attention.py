@@ -227,7 +227,7 @@ def attention_of_frames(
 
     Raises:
         CovariumError: a model without attention, a frame that the task refuses or of more than 4000 atoms; the frame is
-            named.
+            named; or one whose weights are not finite.
     """
     for frame in frames:
         if len(frame.numbers) > MAX_ATOMS:
@@ -246,8 +246,9 @@ def attention_of_frames(
 
 def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> Iterator[StructureAttention]:
     """What belongs to each structure of a batch; its edges stand together."""
-    model, even = attention_rollout(attention, graph), even_rollout(attention, graph)
     weights = _array(torch.stack([layer.weights for layer in attention.layers]))
+    _refuse_not_finite(frames, graph, weights)
+    model, even = attention_rollout(attention, graph), even_rollout(attention, graph)
     own = [layer.loops for layer in attention.layers if layer.loops is not None]
     loops = _array(torch.stack(own)) if own else None
     envelope = None if attention.envelope is None else _array(attention.envelope)
@@ -270,6 +271,20 @@ def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> 
             envelope=None if envelope is None else envelope[edges],
             rollout=model[atoms, atoms],
             even=even[atoms, atoms],
+        )
+
+
+def _refuse_not_finite(frames: Sequence[Frame], graph: AtomGraph, weights: np.ndarray) -> None:
+    """
+    Raises:
+        CovariumError: weights [L, E, H] that are no numbers; the first frame with such is named.
+    """
+    bad = ~np.isfinite(weights).all(axis=(0, 2))
+    if bad.any():
+        frame = frames[int(graph.batch[graph.edge_index[1, int(bad.argmax())]])]
+        raise CovariumError(
+            f"{frame.where}: the attention weights are not finite; look for overlapping atoms in the frame, or check "
+            "the model's training log for a diverged run"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -61,15 +61,22 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             sys.exit(app(arguments, prog_name="covarium", standalone_mode=False))
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # of a file: the option parser takes every one for a closed terminal
+            _fail(stop.__cause__, arguments, debug)
         typer.echo("interrupted", err=True)
         sys.exit(130)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if message := _explain(error, next((a for a in arguments if not a.startswith("-")), "")):
-            typer.echo(f"error: {message}", err=True)
-        sys.exit(2)
+        _fail(error, arguments, debug)
+
+
+def _fail(error: Exception, arguments: list[str], debug: bool) -> NoReturn:
+    """Say what is wrong and end."""
+    if debug:
+        traceback.print_exception(error)
+    if message := _explain(error, next((a for a in arguments if not a.startswith("-")), "")):
+        typer.echo(f"error: {message}", err=True)
+    sys.exit(2)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

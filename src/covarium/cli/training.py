@@ -66,7 +66,8 @@ def train(
     """Train a potential on labelled structures, a property (--property), or a model of samples of geometric tokens.
 
     Needs nothing but a file: label keys, units, split, reference energies and sizes are inferred and printed.
-    --time covers training with validation and saving; reading, estimate, error table and report come on top.
+    --time covers training with validation and saving; reading, estimate, error table (at most half the time again, by
+    fewer frames) and report come on top.
     """
     from covarium.cli.compiling import uncompiled
     from covarium.cli.console import counting

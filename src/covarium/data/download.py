@@ -21,6 +21,7 @@ from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 
 LOCK = "downloads.lock.json"  # beside the files: what each was when it came
+LOCAL = "local copy"
 PART, TAG = ".part", ".part.tag"  # what has come so far; which version of the file it is a part of
 PIECE = 2**20  # bytes
 ATTEMPTS = 4  # in a row that bring nothing new
@@ -53,12 +54,13 @@ class Arrived:
 
     Attributes:
         path: of the file.
-        sha256: of its content.
+        sha256, md5: of its content.
         how: where it came from, in words.
     """
 
     path: Path
     sha256: str
+    md5: str
     how: str
 
 
@@ -86,8 +88,9 @@ def fetch(
     place = folder / source.name
     for path in (*local, place):
         if path.is_file():
-            sha256 = _checked(path, source, folder)
-            return Arrived(path, sha256, "downloaded before" if path == place else "local copy")
+            sha256, md5 = _checked(path, source, folder)
+            known = path == place and source.name in _lock(folder)
+            return Arrived(path, sha256, md5, "downloaded before" if known else LOCAL)
     with held(folder):
         free = shutil.disk_usage(folder).free
         if source.size is not None and free < source.size:
@@ -104,17 +107,28 @@ def fetch(
                 f"{source.url} gave a file with md5 {md5}, published is {source.md5}; it was removed. Try again; if it "
                 "stays so, the official file has changed"
             )
-        size = part.stat().st_size
         part.replace(place)
         part.with_name(source.name + TAG).unlink(missing_ok=True)
-        known = _lock(folder)
-        known[source.name] = {"url": source.url, "bytes": size, "md5": md5, "sha256": sha256}
-        replace_text(folder / LOCK, json.dumps(known, indent=1, sort_keys=True) + "\n")
-    return Arrived(place, sha256, "downloaded")
+        found = Arrived(place, sha256, md5, "downloaded")
+        _write(folder, source, found)
+    return found
 
 
-def _checked(path: Path, source: Source, folder: Path) -> str:
-    """The sha256 of a file that is here.
+def enter(folder: Path, source: Source, found: Arrived) -> None:
+    """Note what a file is, unless that is noted already, so that another one in its place is told from it later."""
+    with held(folder):
+        if source.name not in _lock(folder):
+            _write(folder, source, found)
+
+
+def _write(folder: Path, source: Source, found: Arrived) -> None:
+    entry = {"url": source.url, "bytes": found.path.stat().st_size, "md5": found.md5, "sha256": found.sha256}
+    known = {**_lock(folder), source.name: entry}
+    replace_text(folder / LOCK, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def _checked(path: Path, source: Source, folder: Path) -> tuple[str, str]:
+    """sha256 and md5 of a file that is here.
 
     Raises:
         CovariumError: it is not what it should be.
@@ -128,10 +142,10 @@ def _checked(path: Path, source: Source, folder: Path) -> str:
     first = _lock(folder).get(source.name, {}).get("sha256", sha256)
     if sha256 != first:
         raise CovariumError(
-            f"{path} has sha256 {sha256}; when it was first downloaded it had {first} ({folder / LOCK}). Remove it, "
-            "and it is downloaded again"
+            f"{path} has sha256 {sha256}; when {source.name} first came it had {first} ({folder / LOCK}). Remove it, "
+            "and it is downloaded again; or remove its entry there if the first was the wrong one"
         )
-    return sha256
+    return sha256, md5
 
 
 def _lock(folder: Path) -> dict[str, Any]:

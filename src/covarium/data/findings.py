@@ -62,6 +62,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "units contradict the values",
             "name the units, e.g. --set data.units.energy=Hartree --set data.units.length=Bohr",
         ),
+        "alone": Kind(
+            "error",
+            "no atom has a neighbour",
+            "name the unit of length, e.g. --set 'data.units.length=0.01 Å', or let the model look farther, --set "
+            "model.cutoff=…; nothing but the elements can be learnt",
+        ),
         "unit_outlier": Kind("error", "single frames in another unit", "convert these frames"),
         "force_outlier": Kind(
             "error",

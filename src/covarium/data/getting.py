@@ -16,7 +16,7 @@ import yaml
 from covarium import __version__
 from covarium.data.canonical import canonical, choose
 from covarium.data.convert import SAMPLE
-from covarium.data.download import Arrived, fetch
+from covarium.data.download import LOCAL, Arrived, enter, fetch
 from covarium.data.hdf5_files import MOLECULE
 from covarium.data.record import Record
 from covarium.data.set_layouts import LAYOUTS, Job, qm9_references
@@ -79,21 +79,22 @@ def get(
         card = yaml.safe_load((place / CARD).read_text(encoding="utf-8"))
         return Got(place, card, _commands(one, place), [])
     places = list(dict.fromkeys((folder, root())))
-    local = {
+    copies = {
         source.name: tuple(base / sub / source.name for base in places for sub in ("", one.name, DOWNLOADS))
         for source in one.sources
     }
     if not confirmed:
-        _refuse_large(one, local, folder)
+        _refuse_large(one, copies, folder)
     arrived: dict[str, Arrived] = {}
     for source in one.sources:
         progress = None if told is None else _about(told, f"downloading {source.name}")
-        arrived[source.name] = fetch(source, folder / DOWNLOADS, local=local[source.name], progress=progress)
+        arrived[source.name] = fetch(source, folder / DOWNLOADS, local=copies[source.name], progress=progress)
     stage = folder / (name + PARTIAL)
     with held(stage):
         for left in stage.iterdir():  # by a process that was ended
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        job = Job(one, {file: found.path for file, found in arrived.items()}, stage / "unpacked", split)
+        local = any(found.how == LOCAL for found in arrived.values())
+        job = Job(one, {file: found.path for file, found in arrived.items()}, stage / "unpacked", split, local)
         counts, notes = _write(job, stage, None if told is None else _about(told, f"reading {one.name}"))
         shutil.rmtree(job.scratch, ignore_errors=True)
         references = qm9_references(job.paths[2]) if one.layout == "qm9" else {}
@@ -102,6 +103,9 @@ def get(
             replace_text(stage / f"{target}.yaml", f"# energies of the free atoms in eV, {one.citation}\n{text}")
         card = _card(one, split, counts, arrived)
         replace_text(stage / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
+        for source in one.sources:
+            # not before: a wrong file is not what later ones are compared with
+            enter(folder / DOWNLOADS, source, arrived[source.name])
     stage.rename(place)
     return Got(place, card, _commands(one, place), notes)
 

@@ -6,9 +6,11 @@ All frames are in eV and Å by now, if the assumed units are right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import covalent_radii
 
 from covarium.data.frame import Frame
 from covarium.systems import GraphSpec
@@ -20,14 +22,19 @@ HIGH_FORCE = 50.0  # eV/Å root mean square; molecular dynamics at 5000 K has ab
 SHORT = 0.5  # Å, below every bond length; above those in nm
 BOUND_BOHR = (1.55, 2.4)  # Bohr, hydrogen to C, N or O
 MANY = (3, 8)  # frames, and hydrogen atoms in them, that conclude anything
+# Of the sum of two covalent radii. The shortest bonds keep 0.75, solids at 1 TPa 0.6; liquid noble gases reach 1.8 to 5
+# at less than 4 Å
+BONDS = (0.4, 3.0)
+APART = 5.0  # Å, and what is farther than this too is far
 NEAR = (0.01, 0.2)  # Å, the farthest-moved atom between two frames that are compared
 
 
 class Finding(NamedTuple):
-    """One conclusion; ``wrong`` if the numbers contradict the units they are said to have."""
+    """One conclusion; ``wrong`` if the numbers contradict the units they are said to have, with a remedy of its own."""
 
     text: str
     wrong: bool
+    remedy: str = ""
 
 
 def findings(frames: Sequence[Frame], energy_unit: float) -> list[Finding]:
@@ -38,7 +45,8 @@ def findings(frames: Sequence[Frame], energy_unit: float) -> list[Finding]:
         energy_unit: what the file's unit of energy was taken to be, in eV.
     """
     sample = [frames[k] for k in np.unique(np.linspace(0, len(frames) - 1, 200).astype(int))]
-    tests = (_lengths(sample), _total_energies(sample, energy_unit), _force_size(sample), _energy_differences(frames))
+    lengths = _lengths(sample) or _distances(sample)
+    tests = (lengths, _total_energies(sample, energy_unit), _force_size(sample), _energy_differences(frames))
     return [finding for finding in tests if finding is not None]
 
 
@@ -67,20 +75,70 @@ def _lengths(frames: Sequence[Frame]) -> Finding | None:
     return None
 
 
+def _distances(frames: Sequence[Frame]) -> Finding | None:
+    """Whatever the elements: structures in which all atoms are far apart, or most lie inside each other, where every
+    frame of several atoms is one."""
+    several = [frame for frame in frames if len(frame.numbers) > 1]
+    if len(several) < MANY[0]:
+        return None
+    for judged, what in ((_far, "apart"), (_inside, "on top of each other")):
+        found = list(takewhile(np.isfinite, map(judged, several)))
+        if len(found) < len(several):
+            continue
+        middle = float(np.median(found))
+        power = 10.0 ** -round(np.log10(middle)) if middle > 0 else 1e-10
+        return Finding(
+            f"atoms lie far too much {what}, in all of {len(several)} structures of several atoms that were looked at: "
+            f"their distances are {middle:.3g} times the sums of their covalent radii, those of bonds about once",
+            True,
+            f"give its unit of length, for example --set 'data.units.length={power:g} Å'; if the structures really are "
+            "so, confirm it with --set data.units.length=Å",
+        )
+    return None
+
+
+def _far(frame: Frame) -> float:
+    """The distance of the nearest atoms over the sum of their radii, NaN where it is not far beyond every bond."""
+    radii = covalent_radii[frame.numbers]
+    cutoff = max(APART, 2 * BONDS[1] * float(radii.max()))
+    atoms, distances, others = _nearest(frame, APART)
+    while not len(atoms):
+        atoms, distances, others = _nearest(frame, cutoff)
+        cutoff *= 4.0
+    ratio = float((distances / (radii[atoms] + radii[others])).min())
+    return ratio if distances.min() > APART and ratio > BONDS[1] else np.nan
+
+
+def _inside(frame: Frame) -> float:
+    """The median over the atoms of the distance of the nearest one over the sum of their radii, NaN where that is
+    not shorter than every bond."""
+    radii = covalent_radii[frame.numbers]
+    atoms, distances, others = _nearest(frame, 2 * BONDS[0] * float(radii.max()))
+    ratios = np.full(len(radii), np.inf)
+    ratios[atoms] = distances / (radii[atoms] + radii[others])
+    ratio = float(np.median(ratios))
+    return ratio if ratio < BONDS[0] else np.nan
+
+
 def _nearest_of_hydrogen(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Distance and atomic number of the nearest neighbour, images included, of each hydrogen that has one."""
     # the short search first: structures in nm have thousands of neighbours within the long one
     for cutoff in (SHORT, BOUND_BOHR[1]):
-        (source, target), shifts = neighbour_pairs(frame.positions, frame.cell, frame.pbc, GraphSpec(cutoff))
-        of_hydrogen = frame.numbers[target] == 1
-        source, target, shifts = source[of_hydrogen], target[of_hydrogen], shifts[of_hydrogen]
-        if len(target):
+        atoms, distances, others = _nearest(frame, cutoff)
+        of_hydrogen = frame.numbers[atoms] == 1
+        if of_hydrogen.any():
             break
+    return distances[of_hydrogen], frame.numbers[others[of_hydrogen]]
+
+
+def _nearest(frame: Frame, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each atom that has a neighbour within the cutoff, images included; how far the nearest is, and which."""
+    (source, target), shifts = neighbour_pairs(frame.positions, frame.cell, frame.pbc, GraphSpec(cutoff))
     cell = np.where(frame.pbc[:, None], frame.cell, 0.0)
     distances = np.linalg.norm(frame.positions[source] - frame.positions[target] + shifts @ cell, axis=1)
     order = np.lexsort((distances, target))
     first = order[np.unique(target[order], return_index=True)[1]]
-    return distances[first], frame.numbers[source[first]]
+    return target[first], distances[first], source[first]
 
 
 def _total_energies(frames: Sequence[Frame], energy_unit: float) -> Finding | None:

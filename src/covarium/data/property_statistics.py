@@ -65,10 +65,12 @@ def property_statistics(
         references: of a sum; others have none.
 
     Raises:
-        CovariumError: all values are the same, so that there is nothing to learn; references of anything but a sum; or
-            what ``element_references`` refuses.
+        CovariumError: all values are the same, so that there is nothing to learn; references of anything but a sum; a
+            sum or mean of vectors; or what ``element_references`` refuses.
     """
     labels = label_of(frames, "property")
+    if labels.ndim == 2 and readout != "value":
+        raise CovariumError(f"readout '{readout}' gives scalars, but these labels are vectors; theirs is 'value'")
     elements = [int(z) for z in elements_of(frames)]
     none = References(dict.fromkeys(elements, 0.0), "given", [])
     if readout not in ("sum", "mean", "mean_with_zero"):

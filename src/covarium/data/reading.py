@@ -497,9 +497,12 @@ def check_values(frames: Sequence[Frame], units: Units, names: Mapping[str, str]
         )
     for finding in findings(frames, units.size["energy"]):
         if finding.wrong and units.origin != "given":
+            usual = (
+                "give its units, for example --set data.units.energy=kcal/mol --set data.units.length=Å, or confirm "
+                "these the same way"
+            )
             raise CovariumError(
                 f"{frames[0].source}: {finding.text}. The file was read in {names['energy']} and {names['length']} "
-                f"({units.origin}); give its units, for example --set data.units.energy=kcal/mol "
-                "--set data.units.length=Å, or confirm these the same way"
+                f"({units.origin}); {finding.remedy or usual}"
             )
         notes.append(("doubtful, but units were given: " if finding.wrong else "") + finding.text)

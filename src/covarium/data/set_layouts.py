@@ -5,8 +5,8 @@ from __future__ import annotations
 import lzma
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers
 
-from covarium.data.archives import contents, unpack
+from covarium.data.archives import DAMAGE, contents, unpack
 from covarium.data.formats import stream
 from covarium.data.hdf5_files import MOLECULE, STRUCTURE, hdf5_records
 from covarium.data.processes import apart
@@ -36,16 +36,46 @@ class Job:
         files: name of a source → where it is.
         scratch: folder for what has to be unpacked.
         split: which of the official splits, from 1.
+        local: whether one of the files is a copy that nobody downloaded.
     """
 
     card: DataSet
     files: Mapping[str, Path]
     scratch: Path
     split: int
+    local: bool = False
 
     @property
     def paths(self) -> list[Path]:
         return [self.files[source.name] for source in self.card.sources]
+
+    def refuse_other(self, count: int) -> None:
+        """
+        Raises:
+            CovariumError: copies that hold another number of structures than the official files, where it is known.
+        """
+        if self.local and self.card.frames not in (None, count):
+            path = self.paths[0]
+            raise CovariumError(
+                f"{path} is a local copy with {count:,} structures, {self.card.name} has {self.card.frames:,}: it is "
+                "another file or a part of it, of which the published split means nothing. Remove it, and the official "
+                f"file is downloaded; a choice of your own needs no name, covarium train FILE"
+            )
+
+
+@contextmanager
+def _official(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        CovariumError: a file that cannot be read as what it should be.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        reason = str(error) or type(error).__name__
+        raise CovariumError(f"{path} is not the official file, or damaged: {reason}; remove it") from error
 
 
 Parts = Iterator[tuple[str, Record]]
@@ -70,11 +100,9 @@ def permuted(count: int, sizes: tuple[int, int]) -> list[str]:
 def _permutation(job: Job) -> Parts:
     """One npz with z, R, E, F: MD17 and MD22."""
     (path,) = job.paths
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            count = len(arrays["E"])
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CovariumError(f"{path} is not the official file, or damaged: {error}; remove it") from error
+    with _official(path), np.load(path, allow_pickle=False) as arrays:
+        count = len(arrays["E"])
+    job.refuse_other(count)
     parts = permuted(count, job.card.sizes)
     yield from zip(parts, stream(path, {}), strict=True)
 
@@ -82,8 +110,9 @@ def _permutation(job: Job) -> Parts:
 def _parts(job: Job) -> Parts:
     """A zip with an npz for training and one for test: MD17 with coupled-cluster labels."""
     unpacked = unpack(job.paths[0], job.scratch, "*-train.npz", "*-test.npz")
-    for path in sorted(unpacked, reverse=True):
-        records = list(stream(path, {}))
+    read = {path: list(stream(path, {})) for path in sorted(unpacked, reverse=True)}
+    job.refuse_other(sum(map(len, read.values())))
+    for path, records in read.items():
         first_valid = len(records) - job.card.sizes[1]
         for k, record in enumerate(records):
             yield "test" if path.name.endswith("-test.npz") else "train" if k < first_valid else "valid", record
@@ -97,6 +126,8 @@ def _rmd17(job: Job) -> Parts:
     missing = [name for name in (file, *names) if not (job.scratch / name).is_file()]
     if missing:
         raise CovariumError(f"{job.paths[0]} has no {missing[0]}; it is not the official archive")
+    with _official(job.paths[0]), np.load(job.scratch / file, allow_pickle=False) as arrays:
+        job.refuse_other(len(arrays["energies"]))
     train, test = (np.loadtxt(job.scratch / name).astype(np.int64).ravel() for name in names)
     part_of = dict.fromkeys(test.tolist(), "test")
     part_of |= dict.fromkeys(train[: job.card.sizes[0]].tolist(), "train")
@@ -197,9 +228,12 @@ def _groups(job: Job) -> Parts:
 
 def _ani1(job: Job) -> Parts:
     """ANI-1: ani_gdb_s01.h5 to s08.h5 in one archive."""
+    count = 0
     for path in sorted(unpack(job.paths[0], job.scratch, "*/ani_gdb_s0*.h5", "ani_gdb_s0*.h5")):
         for record in _hdf5(path, job):
+            count += 1
             yield "all", record
+    job.refuse_other(count)
 
 
 def _qm7x(job: Job) -> Parts:
@@ -210,7 +244,7 @@ def _qm7x(job: Job) -> Parts:
     job.scratch.mkdir(parents=True, exist_ok=True)
     place = job.scratch / "qm7x.h5"
     for path in packed:
-        with lzma.open(path) as source, place.open("wb") as target:
+        with _official(path), lzma.open(path) as source, place.open("wb") as target:
             shutil.copyfileobj(source, target)
         for record in _hdf5(place, job):
             if record.values[STRUCTURE].rpartition("-")[0] not in twice:
@@ -259,9 +293,7 @@ def _deepmd(job: Job) -> Parts:
     for system, files in systems.items():
         species = np.array([atomic_numbers[symbols[int(k)]] for k in files["type.raw"].read_text().split()])
         for folder in sorted({name.rpartition("_")[0] for name in files if name.startswith("set.")}):
-            box, coord, energy, force = (
-                np.load(files[f"{folder}_{name}.npy"], allow_pickle=False).astype(np.float64) for name in DEEPMD_ARRAYS
-            )
+            box, coord, energy, force = (_array(files[f"{folder}_{name}.npy"]) for name in DEEPMD_ARRAYS)
             n = len(species)
             if coord.shape != (len(energy), 3 * n) or force.shape != coord.shape or box.shape != (len(energy), 9):
                 raise CovariumError(f"{system}/{folder} does not have {n} atoms in each of {len(energy)} frames")
@@ -272,6 +304,12 @@ def _deepmd(job: Job) -> Parts:
                 )
                 yield "valid" if system == "data_3" else "train", record
                 index += 1
+    job.refuse_other(index)
+
+
+def _array(path: Path) -> np.ndarray:
+    with _official(path):
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
 
 
 def _oc20(job: Job) -> Parts:
@@ -282,7 +320,8 @@ def _oc20(job: Job) -> Parts:
         table = path.with_name(path.name.replace(".extxyz.xz", ".txt.xz"))
         if table not in unpacked:
             raise CovariumError(f"{job.paths[0]} has {path.name} without {table.name}; it is not the official archive")
-        rows = [line.split(",") for line in lzma.open(table, "rt").read().splitlines() if line.strip()]
+        with _official(job.paths[0]), lzma.open(table, "rt") as lines:
+            rows = [line.split(",") for line in lines.read().splitlines() if line.strip()]
         records = list(stream(path, {}))
         if len(rows) != len(records):
             raise CovariumError(f"{table.name} has {len(rows)} rows for {len(records)} structures of {path.name}")

@@ -83,6 +83,7 @@ def verdicts(survey: Survey, found: References, training: Survey | None = None) 
     """
     parts: list[Iterable[Finding]] = [
         survey.findings(),
+        _alone(survey),
         _outliers(survey, found),
         _stretched(survey),
         _copies(survey),
@@ -93,6 +94,14 @@ def verdicts(survey: Survey, found: References, training: Survey | None = None) 
     if training is not None:
         parts += [unknown_elements(survey, set(training.elements)), leaks(survey, training)]
     return [one for part in parts for one in part]
+
+
+def _alone(survey: Survey) -> Iterator[Finding]:
+    """Structures of several atoms none of which has a neighbour, where all of them are so."""
+    rows = np.flatnonzero(survey.columns["atoms"] > 1)
+    if len(rows) and np.isinf(survey.columns["near"][rows]).all():
+        text = f"no atom of {len(rows)} structures has another one within the cutoff of {survey.cutoff:g} Å"
+        yield finding("alone", text, survey.places(rows))
 
 
 def unknown_elements(survey: Survey, elements: set[int]) -> Iterator[Finding]:

@@ -157,7 +157,8 @@ class Potential(nn.Module):
             )
         if forces == "direct" and "forces" not in model.outputs:
             raise CovariumError(
-                "direct forces need a model with a force head; set model.force_head=true or task.forces=gradient"
+                "direct forces need a model with a force head: equiformer_v2 with force_head=true, equiformer_v3 with "
+                "force_head=gate; else forces=gradient"
             )
         quantities = [t.quantity for t in terms]
         if len(set(quantities)) < len(quantities):
@@ -258,12 +259,8 @@ class Potential(nn.Module):
         Raises:
             CovariumError: stress of a structure that is not periodic in three directions.
         """
-        if stress and not bool(system.pbc.all()):
-            structure = int((~system.pbc.all(1)).nonzero()[0])
-            raise CovariumError(
-                f"stress of structure {structure} is undefined: pbc is {system.pbc[structure].tolist()}, and only a "
-                "system periodic in three directions has a volume"
-            )
+        if stress:
+            _refuse_without_volume(system)
         if self.compiled is not None:
             said = self.compiled(self, system, forces=forces, stress=stress, denoising=denoising)
         else:
@@ -488,6 +485,15 @@ def refuse_unknown(system: AtomGraph, table: Tensor, reads: frozenset[str]) -> N
                 f"{which} has {name} {float(value[structure])}, but this model does not read {name}: "
                 f"its answer would be that of the neutral closed-shell system. Remove the {name} to ask for that"
             )
+
+
+def _refuse_without_volume(system: AtomGraph) -> None:
+    if not bool(system.pbc.all()):
+        structure = int((~system.pbc.all(1)).nonzero()[0])
+        raise CovariumError(
+            f"stress of structure {structure} is undefined: pbc is {system.pbc[structure].tolist()}, and only a system "
+            "periodic in three directions has a volume"
+        )
 
 
 def _sum(values: Tensor, system: AtomGraph) -> Tensor:

@@ -4,7 +4,7 @@
 Energies at 0 and 298 K, enthalpy and free energy: a sum over atoms, element references taken off. Zero-point energy,
 heat capacity and polarizability are sums too; references of the elements explain most of them. Frontier orbitals and
 their gap: a sum, standardised by mean and standard deviation. |μ| is the length of Σ q_i (r_i − c) + μ_i, ⟨R²⟩ is
-Σ x_i ‖r_i − c‖², where the model has such heads.
+Σ x_i ‖r_i − c‖², where the model has such heads; elsewhere a standardised sum, as in Equiformer (Liao 2023, code).
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class Result:
         interrupted: whether a signal ended it.
         history: one row per evaluation: step, epoch, time, score and the validation metrics.
         spent: seconds of ``step``, ``evaluate`` and ``save``, since the run was last resumed.
+        validation: seconds that one process would need to evaluate all validation systems once; 0 without a time
+            budget.
     """
 
     best_metric: float
@@ -55,6 +57,7 @@ class Result:
     interrupted: bool
     history: list[dict[str, float]]
     spent: dict[str, float] = field(default_factory=dict)
+    validation: float = 0.0
 
     @property
     def shares(self) -> str:
@@ -394,6 +397,11 @@ class Trainer:
             self._tell(f"step {position.step}: validation metrics are not finite, first for: {'; '.join(bad)}")
         self._tick("evaluate")
         self._evaluated = position.elapsed
+        if self.settings.time_s is not None:  # a run without a clock keeps none in its state
+            costs = self.valid.costs()
+            seen = sum(int(costs[index]) for indices in batches for index in indices)
+            whole = float(self._durations["evaluate"] * sum(costs) / max(seen, 1))
+            position.validation = min(position.validation or math.inf, whole)
 
     def _validation_stride(self) -> int:
         """Every how many-th batch is evaluated, so that an evaluation leaves most of a time budget to training.
@@ -463,4 +471,5 @@ class Trainer:
         return Result(
             best_metric=position.best, best_step=position.best_step, epochs=position.epoch, steps=position.step,
             reason=reason, interrupted=interrupted, history=position.history, spent=self._spent,
+            validation=position.validation,
         )  # fmt: skip

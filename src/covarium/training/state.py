@@ -33,6 +33,8 @@ class Position:
     ``updates`` counts the steps that were not skipped, ``skipped`` the last ones in a row that were, ``stale`` the
     evaluations since the best. ``running`` holds (sum, count) of each loss since the last row of the log, which was
     that of step ``logged``. Every ``stride``-th validation batch is evaluated; 0 if that is not decided yet.
+    ``validation`` is the least number of seconds in which one process would have evaluated all; 0 without a
+    time budget.
     ``history`` has one row per evaluation.
     """
 
@@ -49,6 +51,7 @@ class Position:
     stale: int = 0
     logged: int = -1
     stride: int = 0
+    validation: float = 0.0
     running: dict[str, tuple[float, int]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 

@@ -31,6 +31,11 @@ HEAT_MAPS = 3  # of structures in the report
 LARGEST_HEAT_MAP = 300  # atoms
 MOST_ATTENDED = 20  # rows of the table of atoms, for each structure in it
 
+ROLLOUT = "rollout_"
+WRITTEN = (
+    "attention.npz", "attention.json", "report.html", "heatmaps/element_pairs.png", "heatmaps/layers_and_heads.png",
+)  # fmt: skip
+
 Progress = Callable[[int, int], object]
 
 
@@ -96,7 +101,8 @@ def attention_of_files(
 
 
 def write(result: AttentionResult, out: Path, about: dict[str, Any]) -> dict[str, Path]:
-    """attention.npz, attention.json, report.html and heat maps in a folder; name → file.
+    """attention.npz, attention.json, report.html and heat maps in a folder; name → file. What an earlier call wrote
+    there goes first, so that nothing of another model stays beside them.
 
     Raises:
         CovariumError: the folder holds a run, or cannot be written to.
@@ -106,6 +112,8 @@ def write(result: AttentionResult, out: Path, about: dict[str, Any]) -> dict[str
         (out / "heatmaps").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CovariumError(f"cannot write to '{out}': {error.strerror}; choose another --out") from error
+    for old in (*(out / name for name in WRITTEN), *(out / "heatmaps").glob(f"{ROLLOUT}*.png")):
+        old.unlink(missing_ok=True)
     files = {"tables": out / "attention.json", "report": out / "report.html", "heat maps": out / "heatmaps"}
     text = json.dumps({**about, **result.totals.to_json()}, indent=1, ensure_ascii=False)
     replace_text(files["tables"], text + "\n")
@@ -188,7 +196,11 @@ def _figures(result: AttentionResult) -> Iterator[tuple[str, Figure, str]]:
         if len(one.frame.numbers) <= LARGEST_HEAT_MAP:
             symbols = [chemical_symbols[z] for z in one.frame.numbers]
             picture = attention_plots.atoms(one.rollout.toarray(), symbols, _label(one))
-            yield f"rollout_{k}", picture, "Rollout: how much a target atom, in the end, goes back to each source atom."
+            yield (
+                f"{ROLLOUT}{k}",
+                picture,
+                "Rollout: how much a target atom, in the end, goes back to each source atom.",
+            )
 
 
 def _sections(result: AttentionResult) -> Iterator[report.Section]:
@@ -223,7 +235,7 @@ def _sections(result: AttentionResult) -> Iterator[report.Section]:
             ],
             structures=[_structure(one) for one in shown],
         )
-    maps = [figure for name, figure in figures.items() if name.startswith("rollout")]
+    maps = [figure for name, figure in figures.items() if name.startswith(ROLLOUT)]
     if result.kept:
         yield report.Section("Atoms", tables=[_atoms(result.kept[:HEAT_MAPS])], figures=maps[:HEAT_MAPS])
 

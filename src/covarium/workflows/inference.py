@@ -27,7 +27,7 @@ from covarium.workflows.precheck import look_over
 M = TypeVar("M")
 Counted = Callable[[int, int], object]
 
-DEFAULT_MODEL = "equiformer_v2"
+DEFAULT_MODELS = {"potential": "equiformer_v2", "denoise": "equiformer_v3"}
 # Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
 # stress is a hundredth of a force.
 TERMS = {
@@ -105,16 +105,17 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     """
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
-    name = str(config.model.get("name", DEFAULT_MODEL))
+    name = str(config.model.get("name", DEFAULT_MODELS[config.task.kind]))
     model_class, config_class = model_of(name, "atoms")
     asked = {key: value for key, value in config.model.items() if key != "name"}
-    first_guess = build(config_class, asked, "model")
+    first_guess = build(config_class, _heads(name, config.task, ()) | asked, "model")
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
     doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
     train, notes = data_set(parts.train, first_guess.spec, dtype, workers(config), progress)
     found = statistics(train, config.task.references)
-    model_config = build(config_class, measured(config_class, found, config.task.kind) | asked, "model")
+    heads = _heads(name, config.task, parts.reading.frames[0].labels)
+    model_config = build(config_class, measured(config_class, found) | heads | asked, "model")
     model = initial_model(model_class, model_config, config.seed, dtype)
     task_config = _task(config.task, parts.reading, found, model)
     task = _assemble(model, task_config, dtype).to(device)
@@ -122,18 +123,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     settings = training_settings(config, len(train), found)
     for part in (parts.train, parts.valid, parts.test):
         refuse_unread(task, part)
-    data = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
-    resolved = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"kind": "atoms", **data}),
-            "model": {"name": name, **asdict(model_config)},
-            "task": task_config,
-            "training": {**asdict(settings), "betas": list(settings.betas)},
-            # as it was named: without an index each process finds its own device, in a resumed run too
-            "device": config.device or device.type,
-            "threads": torch.get_num_threads(),
-        }
-    )
+    resolved = complete(config, parts, {"name": name, **asdict(model_config)}, task_config, settings, device)
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
@@ -144,6 +134,24 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
         test=parts.test,
         settings=settings,
     )
+
+
+def complete(
+    config: RunConfig, parts: Parts, model: dict[str, Any], task: TaskSection, settings: Settings, device: torch.device
+) -> RunConfig:
+    """The configuration without gaps; keys and units as they were read, where all files have the same."""
+    reading = parts.reading
+    data = {"keys": reading.keys, "units": reading.units} if parts.same_keys else {}
+    found = {
+        "data": config.data.model_copy(update={"kind": "atoms", **data}),
+        "model": model,
+        "task": task,
+        "training": {**asdict(settings), "betas": list(settings.betas)},
+        # as it was named: without an index each process finds its own device, in a resumed run too
+        "device": config.device or device.type,
+        "threads": torch.get_num_threads(),
+    }
+    return config.model_copy(update=found)
 
 
 def next_commands(folder: str) -> list[str]:
@@ -209,13 +217,35 @@ def divide(config: RunConfig) -> Parts:
     return Parts(reading, train, valid, drawn_test if test is None else test, drawn.note, same_keys)
 
 
-def measured(config_class: type, found: Statistics, kind: str = "potential") -> dict[str, Any]:
-    """Fields of the model's Config that data and the kind of task decide, where it has them."""
-    names = {field.name for field in fields(config_class)}
-    values: dict[str, Any] = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
-    if kind == "denoise":
-        values["denoising"] = True
-    return {name: value for name, value in values.items() if name in names}
+def measured(config_class: type, found: Statistics) -> dict[str, Any]:
+    """Fields of the model's Config that the data decide, where it has them."""
+    values = {"avg_degree": round(max(found.average_degree, 1.0), 4)}
+    return {name: value for name, value in values.items() if name in _defaults(config_class)}
+
+
+def _heads(name: str, task: TaskSection, labels: Container[str]) -> dict[str, Any]:
+    """Fields of the model's Config that the task needs: denoising, a direct force head, and beside that one of the
+    stress where there are labels and the model has one.
+
+    Raises:
+        CovariumError: the model has no such head.
+    """
+    known = _defaults(MODELS[name][1])
+    needed = {"denoising": task.kind == "denoise", "force_head": task.forces == "direct"}
+    for field in (field for field in needed if needed[field] and field not in known):
+        able = ", ".join(other for other, (_, c) in MODELS.items() if field in _defaults(c))
+        what = "cannot denoise; models that can" if field == "denoising" else "has no head for forces; models that do"
+        rest = "" if field == "denoising" else ", or let forces be the gradient of the energy (task.forces=gradient)"
+        raise CovariumError(f"{name} {what}: {able} (--model){rest}")
+    values: dict[str, Any] = {"denoising": True} if needed["denoising"] else {}
+    if needed["force_head"]:
+        values["force_head"] = True if known["force_head"] is False else "gate"  # built or not, or its activation
+        values |= {"stress_head": True} if "stress_head" in known and "stress" in labels else {}
+    return values
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(config_class)}
 
 
 def _task(given: TaskSection, reading: Reading, found: Statistics, model: AtomModel) -> TaskSection:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
 from ase.data import chemical_symbols
 
 from covarium.config import PropertySection, RunConfig, TaskSection, TermSection, build, check_name
@@ -36,6 +35,7 @@ from covarium.workflows.inference import (
     Finding,
     Parts,
     Plan,
+    complete,
     degree_rows,
     divide,
     initial_model,
@@ -105,16 +105,8 @@ def infer_property(config: RunConfig, *, told: str = "given", progress: Counted 
     settings = training_settings(config, len(train), sizes)
     for part in (parts.train, parts.valid, parts.test):
         refuse_unread(built, part)
-    keys = {"keys": parts.reading.keys, "units": parts.reading.units} if parts.same_keys else {}
-    resolved = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"kind": "atoms", **keys}),
-            "model": {"name": name, **asdict(model_config)},
-            "task": _resolved(config, built),
-            "training": {**asdict(settings), "betas": list(settings.betas)},
-            "device": config.device or device.type,
-            "threads": torch.get_num_threads(),
-        }
+    resolved = complete(
+        config, parts, {"name": name, **asdict(model_config)}, _resolved(config, built), settings, device
     )
     return Plan(
         config=resolved,
@@ -163,10 +155,15 @@ def _choose(
     """Readout and head: as told, by the rule for a target of that name, else by what the values look like.
 
     Raises:
-        CovariumError: a vector for a model that gives none.
+        CovariumError: a vector for a model that gives none, or with a readout of scalars.
     """
     heads = "output" in {field.name for field in fields(config_class)}
     vector = frames[0].labels["property"].ndim == 1
+    if vector and asked.readout not in (None, "value"):
+        raise CovariumError(
+            f"'{asked.name}' is a vector, and readout '{asked.readout}' gives scalars; leave task.property.readout "
+            "out, a vector is the 'value' of a head"
+        )
     told_head = config.model.get("output")
     rule = None if vector else target(asked.name)
     references = config.task.references
@@ -181,9 +178,12 @@ def _choose(
         return Choice(asked.readout or "value", head, "none", f"a vector; head '{head}'")
     if asked.readout is not None:
         return Choice(asked.readout, told_head, references, "as told")
-    if rule is not None and (rule.output is None or heads):
+    if rule is not None:
         found = rule.references if references == "auto" else references
-        return Choice(rule.readout, told_head or rule.output, found, f"rule for QM9's targets: {rule.what}")
+        told = f"rule for QM9's targets: {rule.what}"
+        if rule.output is None or heads:
+            return Choice(rule.readout, told_head or rule.output, found, told)
+        return Choice("sum", None, found, f"{told}, for a model of scalars a sum over atoms")
     how, reason = sum_or_mean(bonded(frames))
     return Choice(how, told_head, references, reason)
 

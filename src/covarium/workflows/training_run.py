@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from covarium import __version__, checkpoint
 from covarium.analysis import report
 from covarium.config import RunConfig, build, merge, parse_assignment, read_yaml, to_yaml
 from covarium.data import StoredFrames
+from covarium.data.columns import pick
 from covarium.errors import CovariumError
 from covarium.files import held, replace_text
 from covarium.training import Progress, Ranks, Result, announced, launched, resume_command, train
@@ -31,6 +33,7 @@ from covarium.workflows.loaded import BEST, CONFIG
 from covarium.workflows.reporting import run_sections
 
 SPLIT = "split.json"
+EVALUATION_SHARE = 0.5  # of a time budget, beyond which the evaluation at the end is of a part of the frames
 # what a resumed run may change
 FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "backend", "compile")
 REPORT = "report.html"
@@ -154,7 +157,7 @@ def run(plan: Plan, out: Path, *, progress: Progress | None = None, resume: bool
             else:
                 refuse_used(out)
             result = _train(plan, out, progress, resume, ranks)
-            evaluations = {} if result.interrupted else _evaluate(plan, out, device)
+            evaluations = {} if result.interrupted else _evaluate(plan, result, out, device)
             outcome = Outcome(out, result, evaluations, plan.kind)
             if not result.interrupted:
                 sections = run_sections(
@@ -183,13 +186,24 @@ def _train(plan: Plan, out: Path, progress: Progress | None, resume: bool, ranks
     )  # fmt: skip
 
 
-def _evaluate(plan: Plan, out: Path, device: torch.device) -> dict[str, Any]:
-    """Errors of the saved model on the held-out frames."""
+def _evaluate(plan: Plan, result: Result, out: Path, device: torch.device) -> dict[str, Any]:
+    """Errors of the saved model on the held-out frames; on a part of them where all would take too much of a budget."""
     best = checkpoint.load(out / BEST, device=device).task.requires_grad_(False)
     arrange(best.model, plan.config.dtype, plan.config.backend)
     memory.of_evaluation(plan, best)
-    parts = {"validation": plan.valid.frames, "test": plan.test}
-    return {name: KINDS[plan.kind].evaluate(best, frames) for name, frames in parts.items() if len(frames)}
+    budget, every = plan.settings.time_s, 1
+    if budget is not None:
+        passes = 1 + len(plan.test) / len(plan.valid)
+        every = max(math.ceil(result.validation * passes / (EVALUATION_SHARE * budget)), 1)
+    evaluations = {}
+    for name, frames in (("validation", plan.valid.frames), ("test", plan.test)):
+        chosen = range(0, len(frames), every)
+        if len(chosen) < len(frames):
+            name = f"{name}: {len(chosen)} of {len(frames)} frames, as {budget:g} s allow"
+            frames = pick(frames, chosen)
+        if len(chosen):
+            evaluations[name] = KINDS[plan.kind].evaluate(best, frames)
+    return evaluations
 
 
 def _config_text(plan: Plan) -> str:
