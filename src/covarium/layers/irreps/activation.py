@@ -103,6 +103,9 @@ def at_points(
 
     For the first derivative x is kept, not its many more values at the points.
     """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # which does not reach the derivatives: all of it in one dtype
+        x, to_grid, from_grid = (t.to(torch.get_autocast_dtype(device)) for t in (x, to_grid, from_grid))
     return _AtPoints.apply(function, x, to_grid, from_grid)
 
 
