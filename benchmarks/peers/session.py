@@ -28,9 +28,11 @@ class Side:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.pop(0)  # this folder, whose modules are called like packages
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from peers.subject import Subject, held, most, multiply_rate, seconds
 
