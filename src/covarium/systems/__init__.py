@@ -1,6 +1,6 @@
 """What is computed on. A system owns its batching, its cost and its group action."""
 
-from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec
+from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, rounding_of
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
 from covarium.systems.padding import padded
@@ -22,4 +22,5 @@ __all__ = [
     "near_origin",
     "padded",
     "renew_edges",
+    "rounding_of",
 ]

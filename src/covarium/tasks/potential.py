@@ -20,7 +20,7 @@ from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
-from covarium.systems import AtomGraph, AtomModel, Denoising
+from covarium.systems import AtomGraph, AtomModel, Denoising, rounding_of
 
 ForceRule = Literal["gradient", "direct"]
 QUANTITIES = ("energy", "forces", "stress", "property")
@@ -273,7 +273,7 @@ class Potential(nn.Module):
                 strain = positions.new_zeros(system.num_graphs, 3, 3).requires_grad_()
                 variables.append(strain)
                 moved = _strained(moved, strain)
-            with self.model.rounded():
+            with rounding_of(self.model):
                 output = self.model(moved, rng) if denoising is None else self.model(moved, rng, denoising=denoising)
             assert output.energy is not None
             energy = _sum(output.energy.double(), system)
