@@ -33,8 +33,8 @@ def test_a_wrong_rotation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Constants of the model damaged in memory, as a wrong build of a library would have them."""
     from covarium.models import equiformer_v2
 
-    right = equiformer_v2.edge_wigner
-    monkeypatch.setattr(equiformer_v2, "edge_wigner", lambda *a, **k: right(*a, **k) + 1e-3)
+    right = equiformer_v2.into_frames
+    monkeypatch.setattr(equiformer_v2, "into_frames", lambda *a, **k: right(*a, **k) + 1e-3)
     assert any(not check.passed for check in doctor.self_test())
 
 

@@ -1,6 +1,14 @@
 """What is computed on. A system owns its batching, its cost and its group action."""
 
-from covarium.systems.atom_graph import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
+from covarium.systems.atom_graph import (
+    AtomGraph,
+    AtomModel,
+    AtomOutput,
+    Denoising,
+    GraphSpec,
+    refuse_elements,
+    rounding_of,
+)
 from covarium.systems.neighbours import atom_graph, renew_edges
 from covarium.systems.origin import near_origin
 from covarium.systems.padding import padded
@@ -23,4 +31,5 @@ __all__ = [
     "padded",
     "refuse_elements",
     "renew_edges",
+    "rounding_of",
 ]

@@ -101,7 +101,7 @@ class AtomModel(nn.Module):
         backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``. It
             changes time, not the answer.
         backends: those that make a difference.
-        rounding: of products with weights: ``bf16`` by autocast, in ``rounded``; ``tf32`` is a switch of the process
+        rounding: of products with weights: ``bf16`` by autocast in ``rounding_of``, ``tf32`` by a switch of the process
             (``torch.set_float32_matmul_precision``). Edge vectors, Wigner matrices and energies are exact in any case.
     """
 
@@ -116,12 +116,6 @@ class AtomModel(nn.Module):
     backend: Backend = "torch"
     backends: frozenset[Backend] = frozenset({"torch"})
     rounding: Rounding = "none"
-
-    def rounded(self) -> AbstractContextManager[Any]:
-        """Where ``forward`` is to be called; derivatives are taken outside."""
-        if self.rounding != "bf16":
-            return nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def in_cache(self, device: torch.device) -> int | None:
         """How many edges at a time are fastest; None for as many as there are."""
@@ -151,6 +145,13 @@ class AtomModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves undecayed, beside biases and vectors."""
         return set()
+
+
+def rounding_of(model: nn.Module) -> AbstractContextManager[Any]:
+    """Where ``forward`` is to be called, by its ``rounding`` if it has one; derivatives are taken outside."""
+    if getattr(model, "rounding", "none") != "bf16":
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.norm import norm
-from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising
+from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, rounding_of
 
 ForceRule = Literal["gradient", "direct"]
 QUANTITIES = ("energy", "forces", "stress", "property")
@@ -294,7 +294,7 @@ class Potential(nn.Module):
                 strain = positions.new_zeros(system.num_graphs, 3, 3).requires_grad_()
                 variables.append(strain)
                 moved = _strained(moved, strain)
-            with self.model.rounded():
+            with rounding_of(self.model):
                 output = model(moved)
             assert output.energy is not None
             energy = _sum(output.energy.double(), system)

@@ -18,7 +18,7 @@ from covarium.data import Batch
 from covarium.errors import CovariumError, nearest
 from covarium.ops.gather import scatter_sum
 from covarium.ops.norm import norm
-from covarium.systems import AtomGraph, AtomModel
+from covarium.systems import AtomGraph, AtomModel, rounding_of
 from covarium.tasks.potential import Term, refuse_unknown
 
 Reduction = Literal["sum", "mean", "mean_with_zero"]
@@ -172,7 +172,7 @@ class Property(nn.Module):
 
     def values(self, system: AtomGraph, rng: torch.Generator | None = None) -> Tensor:
         """[B] or [B, 3] float64 in the unit of the labels, differentiable."""
-        with self.model.rounded():
+        with rounding_of(self.model):
             output = self.model(system, rng)
         if self.readout == "value" or self.readout == "length":
             assert output.value is not None
