@@ -27,7 +27,10 @@ def refusal(values: dict, cls: type = RunConfig, where: str = "") -> str:
 def test_unknown_key_names_the_nearest_and_lists_all() -> None:
     message = refusal({"trainning": {}})
     assert "key 'trainning' is unknown; did you mean 'training'?" in message
-    assert "about, backend, compile, data, device, dtype, keep, memory, model, seed, task, threads, tile, training" in message
+    assert (
+        "about, backend, compile, data, device, dtype, keep, memory, model, seed, task, threads, tile, training"
+        in message
+    )
 
 
 def test_unknown_key_inside_a_section_is_named_with_its_path() -> None:

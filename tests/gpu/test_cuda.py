@@ -6,7 +6,7 @@ import torch
 from covarium.algebra.rotations import random_rotations
 from covarium.models.equiformer_v2 import Config, EquiformerV2
 from covarium.systems import AtomGraph, atom_graph
-from covarium.tasks import Potential
+from covarium.tasks import Compiled, Potential
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,3 +65,14 @@ def test_rotated_systems_have_rotated_forces_in_float32():
     g = random_rotations(1, torch.Generator().manual_seed(2))[0].to("cuda", torch.float32)
     turned, plain = task.predict(graph.transform(g)), task.predict(graph)
     assert float((turned.forces - plain.transform(g).forces).abs().max()) < 1e-4 * float(plain.forces.abs().max())
+
+
+def test_the_compiled_graph_is_checked_and_agrees_there_too():
+    task = potential("default").requires_grad_(False)
+    graph = system(task).to("cuda")
+    task = task.to("cuda")
+    expected = task.predict(graph)
+    task.compiled = Compiled()
+    found = task.predict(graph)
+    assert torch.allclose(found.energy, expected.energy, rtol=1e-12, atol=1e-9)
+    assert torch.allclose(found.forces, expected.forces, rtol=1e-9, atol=1e-9)
