@@ -83,10 +83,10 @@ def streamed(
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         parts = iter(tensors)
         own, *given = ([next(parts) for _ in range(count)] for count in ends)
-        arguments = (edges.part(tile, list(parts)), *given)
+        part = edges.part(tile, list(parts))
         if all(a is b for a, b in zip(own, parameters, strict=True)):
-            return method(*arguments)
-        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), arguments)
+            return method(part, *given)
+        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), (part, *given))
         return result
 
     return tiled(
