@@ -457,7 +457,7 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("train {data} --set model.sphere_channels=-4", "model.sphere_channels must be at least 1, got -4"),
         ("train {data} --set training.lr=-1", "lr must be positive"),
         ("train {data} --set task.terms.force.weight=1", "did you mean 'forces'?"),
-        ("train {data} --set task.forces=direct", "force_head"),
+        ("train {data} --model torchmd_et --set task.forces=direct", "torchmd_et has no head for forces"),
         ("train {data} --set task.terms.stress.weight=1", "stress"),
         ("train {data} --set data.keys.energy=E", "'E'"),
         ("train {data} --model equiformer_v9", "did you mean 'equiformer_v"),

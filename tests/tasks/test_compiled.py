@@ -26,6 +26,7 @@ SMALL = {
                           num_radial_basis=8, lmax=1, mmax=1),
     "torchmd_et": dict(num_layers=1, embedding_dimension=8, num_heads=2, num_rbf=4),
 }  # fmt: skip
+PUBLISHED_GRIDS = dict(attn_activation="separable_s2", ffn_activation="separable_grid_mlp")  # of EquiformerV2
 ATOM_MODELS = sorted(name for name, (model, _) in MODELS.items() if model.system == "atoms")
 
 
@@ -102,12 +103,14 @@ def test_every_tensor_of_a_graph_has_its_sizes():
     assert list(SIZES) == [field.name for field in fields(AtomGraph)]
 
 
-@pytest.mark.parametrize("name", ATOM_MODELS)
-def test_every_model_is_one_graph_for_all_sizes(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in ATOM_MODELS), ("equiformer_v2", PUBLISHED_GRIDS)], ids=str
+)
+def test_every_model_is_one_graph_for_all_sizes(name, options):
     """Energies, forces, stress and gradients of the weights, from a lone atom to batches."""
     torch.manual_seed(0)
     model, config = MODELS[name]
-    task = potential(model(config(**SMALL[name])))
+    task = potential(model(config(**SMALL[name], **options)))
     backend = Counting("eager")
     compiled = Compiled(backend=backend)
     lone = some(task.model.spec, [1], cell=30.0)
@@ -202,6 +205,9 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason():
     tiled = task()
     tiled.model.tile = 64
     refused(tiled, system, "tiles")
+    coarse = task()
+    coarse.model.rounding = "bf16"
+    refused(coarse, system, "bf16 is too coarse")
     zeros = torch.zeros_like(system.positions)
     refused(task(), system, "denoising", denoising=Denoising(zeros, zeros[:, 0] > 0))
 

@@ -26,7 +26,7 @@ from covarium.algebra.sphere import GridKind, s2_grid
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
-from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders, rows_in_cache
+from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders, in_cache
 from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_frames
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import NORMS, NormType
@@ -273,8 +273,8 @@ class FeedForward(nn.Module):
         assert isinstance(self.activation, S2Activation)
         to_grid, from_grid = self.activation.to_grid, self.activation.from_grid
         y = self.grid_mlp[0](y)
-        parts = y.split(rows_in_cache(y, to_grid))
-        return self.grid_mlp[4](torch.cat([from_grid @ silu(self.grid_mlp[2](silu(to_grid @ part))) for part in parts]))
+        parts = [from_grid @ silu(self.grid_mlp[2](silu(to_grid @ part))) for (part,) in in_cache(to_grid, y)]
+        return self.grid_mlp[4](torch.cat(parts))
 
     def scalars(self, x: Tensor) -> Tensor:
         """The l = 0 row of the output, [N, out]; parts that cannot reach it are not computed."""

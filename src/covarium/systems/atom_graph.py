@@ -126,8 +126,7 @@ class AtomModel(nn.Module):
         size, keep, edges = self.tile, self.keep, graph.edge_index.shape[1]
         if size is None:
             fastest = self.in_cache(graph.positions.device)
-            # not where shapes are symbols and the pass is only recorded
-            if fastest is None or not isinstance(edges, int):
+            if fastest is None or graph.traced:  # a graph that is recorded holds for any number of edges
                 return []
             number = max(1, round(edges / fastest))
             # tiles end at targets; a little more room makes them equal

@@ -106,6 +106,10 @@ class Compiled:
             why = "a denoising pass is not compiled, since it draws new structures at every step"
         elif getattr(potential.model, "tile", None) is not None:
             why = "tiles end at atoms that are known only with the structure, so that --memory excludes --compile here"
+        elif (rounding := getattr(potential.model, "rounding", "none")) != "none":
+            why = (
+                f"graphs are compared with single operations in float32 or float64, which {rounding} is too coarse for"
+            )
         if why:
             raise CompilationError(f"{why}; {self.remedy}")
 

@@ -14,6 +14,7 @@ from torch.nn.functional import silu
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
 from covarium.ops.activation import silu_gradient
+from covarium.ops.traced import traced
 
 IN_CACHE = 2**18  # values at the points at a time
 
@@ -120,19 +121,24 @@ class _AtPoints(torch.autograd.Function):
     ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(x, to_grid, from_grid)
-        return torch.cat([from_grid @ function(to_grid @ part) for part in x.split(rows_in_cache(x, to_grid))])
+        return torch.cat([from_grid @ function(to_grid @ part) for (part,) in in_cache(to_grid, x)])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:  # noqa: ANN401
         x, to_grid, from_grid = ctx.saved_tensors
-        gradient, rows = GRADIENTS[ctx.function], rows_in_cache(x, to_grid)
-        parts = zip(g.split(rows), x.split(rows), strict=True)
-        return None, torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for p, q in parts]), None, None
+        gradient, parts = GRADIENTS[ctx.function], in_cache(to_grid, x, g)
+        return None, torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for q, p in parts]), None, None
 
 
-def rows_in_cache(x: Float[Tensor, "N R F"], to_grid: Float[Tensor, "P R"]) -> int:
-    """Rows of x whose values at all points stay in the cache; on other devices all of them."""
-    return max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2]) if x.device.type == "cpu" else x.shape[0])
+def in_cache(
+    to_grid: Float[Tensor, "P R"], x: Float[Tensor, "N R F"], *beside: Float[Tensor, "N R H"]
+) -> Sequence[tuple[Tensor, ...]]:
+    """x and the others in pieces of which x has values at all points that stay in the cache; all at once on other
+    devices, and in a graph that is recorded for any number of rows."""
+    if x.device.type != "cpu" or traced(x):
+        return [(x, *beside)]
+    rows = max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2]))
+    return list(zip(*(t.split(rows) for t in (x, *beside)), strict=True))
 
 
 # What happens at the points, and to the scalars beside them; the names of the published code.
