@@ -2,8 +2,8 @@
 
     python worker.py SIDE ROW INPUTS WEIGHTS DEVICE
 
-``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``: ours with ``tile`` edges at a time,
-a peer's in one of its ``variant``s.
+``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``: ours with ``tile`` edges at a time of which
+``keep`` are kept, a peer's in one of its ``variant``s.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 def answer(subject: Subject, command: dict[str, Any], device: str, base: int) -> Any:  # noqa: ANN401 - JSON
     """Do one thing."""
     if "tile" in command:
-        subject.model.tile = command["tile"]
+        subject.model.tile, subject.model.keep = command["tile"], command.get("keep", 0)
     training = command.get("pass") == "train"
     subject.model.train(training)
     run = subject.step if training else subject.variants.get(command.get("variant", ""), subject.infer)

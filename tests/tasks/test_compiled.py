@@ -125,8 +125,8 @@ def test_every_model_is_one_graph_for_all_sizes(name, options):
 def test_direct_heads_and_published_switches(name):
     torch.manual_seed(0)
     model, config = MODELS[name]
-    heads = dict(force_head=True) if name == "equiformer_v2" else dict(force_head="gate", stress_head=True)
-    task = potential(model(config(**SMALL[name], **heads)), forces="direct", head_scales={"forces": 2.0})
+    heads = dict(force_head=True) if name == "equiformer_v2" else dict(force_head="gate", stress_head=True, lmax=2)
+    task = potential(model(config(**{**SMALL[name], **heads})), forces="direct", head_scales={"forces": 2.0})
     agree(task, Compiled(backend="eager"), some(task.model.spec, [4, 3]))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
@@ -15,8 +15,9 @@ from covarium.layers.streaming import Method
 
 
 def unrounded_call(method: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - what the method takes and gives
-    """``method(*arguments)`` of a module; in float64, its parameters too, where products are rounded."""
-    bound = Method(method)
+    """``method(*arguments)`` of a module, or the module itself; in float64, its parameters too, where products are
+    rounded."""
+    bound = Method(method.forward if isinstance(method, nn.Module) else method)
     one = next(bound.parameters())
     if not rounded(one.device):
         return method(*arguments)

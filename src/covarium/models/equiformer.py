@@ -578,6 +578,6 @@ class Equiformer(AtomModel):
     def energies(self, x: Features, edges: FlatEdges, rng: torch.Generator | None) -> Tensor:
         """[N], what the head says of every atom."""
         if isinstance(self.head, nn.ModuleDict):
-            hidden = unrounded_call(self.head["0"].forward, x[:1])[0]
-            return unrounded_call(self.head["2"].forward, [second_moment_silu(hidden)])[0].flatten()
+            hidden = unrounded_call(self.head["0"], x[:1])[0]
+            return unrounded_call(self.head["2"], [second_moment_silu(hidden)])[0].flatten()
         return self.head(x, edges, rng)[0].flatten()

@@ -471,7 +471,7 @@ class EquiformerV3(AtomModel):
         for block in self.blocks:
             x = block(x, edges, graph, rng)
         x = self.norm(x)
-        energy = unrounded_call(self.energy_block.forward, x[:, 0]).squeeze(1) / c.avg_num_nodes
+        energy = unrounded_call(self.energy_block, x[:, 0]).squeeze(1) / c.avg_num_nodes
         # degree 1 in the order (x, y, z) is a vector
         forces = self.force_block(x, edges, None)[:, 1:4, 0] if c.force_head != "none" else None
         noise = self.dens_block(x, edges, None)[:, 1:4, 0] if denoising is not None else None

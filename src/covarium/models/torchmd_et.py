@@ -481,4 +481,4 @@ class TorchMDET(AtomModel):
         if not graph.traced:
             self.admit(graph)
         x, v = self.representation_model(graph, self.tiles(graph))
-        return unrounded_call(self.output_model.forward, x, v, graph)
+        return unrounded_call(self.output_model, x, v, graph)
