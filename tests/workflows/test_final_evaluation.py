@@ -34,7 +34,7 @@ def test_as_many_frames_as_the_budget_allows(tmp_path: Path, seconds: float, par
     }  # fmt: skip
     plan = infer(build(RunConfig, config))
     checkpoint.save(tmp_path / BEST, plan.task, {})
-    result = Result(0.0, 1, 1, 1, "", False, [], seconds)
+    result = Result(0.0, 1, 1, 1, "", False, [], validation=seconds)
     found = _evaluate(plan, result, tmp_path, torch.device("cpu"))
     assert {name: evaluation.to_json()["frames"] for name, evaluation in found.items()} == parts
     again = _evaluate(plan, result, tmp_path, torch.device("cpu"))
