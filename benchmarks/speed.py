@@ -132,8 +132,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if ours["tiled"] <= allowed:
             break
     if ours["tiled"] < allowed < ours["train"]:  # what is left is for edges that are kept
-        room = (allowed - ours["tiled"]) / (ours["train"] - ours["tiled"])
-        some, small = int(0.9 * room * edges), min(tile, SMALL)
+        small = min(tile, SMALL)
+        least = memory("ours", inputs, **{"pass": "train"}, tile=small) if small < tile else ours["tiled"]
+        some = int(0.9 * edges * (allowed - least) / (ours["train"] - least))
         if (taken := memory("ours", inputs, **{"pass": "train"}, tile=small, keep=some)) <= allowed:
             tile, keep, ours["tiled"] = small, some, taken
     with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -281,35 +282,39 @@ def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
         assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
-def locked(folder: Path) -> bool:
-    """Whether a process holds it; to be there is not enough, since it is made before it is locked."""
-    try:
-        inode = folder.stat().st_ino
-    except FileNotFoundError:
-        return False
-    return f":{inode} " in Path("/proc/locks").read_text()
-
-
 @pytest.mark.parametrize(
     ("source", "target"), [("own.frames", "b.extxyz"), ("own.frames", "b.npz"), ("a.traj", "b.db")]
 )
-def test_two_conversions_into_one_file(tmp_path: Path, source: str, target: str) -> None:
+def test_two_conversions_into_one_file(
+    tmp_path: Path, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one is refused as long as the first is at work, and the first one's file is whole."""
     ase.io.write(tmp_path / "a.traj", rich(150))
     small_blocks(tmp_path / "a.traj", tmp_path / "own.frames")
     out = tmp_path / target
-    process = multiprocessing.get_context("fork").Process(target=convert, args=(tmp_path / source, out))
-    process.start()
-    refused = 0
-    while not locked(tmp_path / f".{target}.tmp") and process.is_alive():
-        time.sleep(0.0005)
+    fork = multiprocessing.get_context("fork")
+    at_work, go_on = fork.Event(), fork.Event()
+    write = writers.WRITERS[out.suffix]
+
+    def held(path: Path, store: Store) -> None:
+        at_work.set()
+        assert go_on.wait(100)
+        write(path, store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[convert.__module__], "WRITERS", {**writers.WRITERS, out.suffix: held})
+        process = fork.Process(target=convert, args=(tmp_path / source, out))
+        process.start()
+    assert at_work.wait(100)
+    with pytest.raises(CovariumError, match="another process is writing"):
+        convert(tmp_path / source, out)
+    go_on.set()
     while process.is_alive():
         with pytest.raises(CovariumError, match="another process is writing|exists already"):
             convert(tmp_path / source, out)
-        refused += 1
         time.sleep(0.001)
     process.join()
-    assert refused and process.exitcode == 0
+    assert process.exitcode == 0
     assert len(load(out, {}, None)) == 150
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.traj", target, "own.frames"]
 

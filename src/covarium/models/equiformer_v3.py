@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from covarium.algebra.layout import l_primary, m_primary
-from covarium.algebra.rotations import edge_frames
 from covarium.algebra.sphere import Grid, GridKind, s2_grid
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
-from covarium.layers.irreps.framed_edges import FramedEdges, frame_layout, into_frames
+from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
 from covarium.layers.irreps.grid_mlp import GridMLP, LinearPair
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
 from covarium.layers.irreps.norm import (
@@ -44,7 +43,6 @@ from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
-from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 
@@ -421,25 +419,11 @@ class EquiformerV3(AtomModel):
     def edges(self, graph: AtomGraph, frames: Tensor | None = None) -> FramedEdges:
         """Geometry of the edges; ``frames`` [E, 3, 3] rotate every edge to +y, by default ``edge_frames``."""
         c = self.config
-        vectors = graph.vectors()
-        distance = vectors.square().sum(1).sqrt()
-        if frames is None:
-            frames = edge_frames(vectors / distance.unsqueeze(1))
-        j, i = graph.edge_index
-        return FramedEdges(
-            j=j,
-            i=i,
-            row=i,
-            rows=graph.num_atoms,
-            tiles=self.tiles(graph),
-            backend=self.backend,
-            z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
-            basis=self.distance_expansion(distance),
-            envelope=polynomial_envelope(distance / c.cutoff) if c.envelope == "polynomial" else None,
-            into=into_frames(frames, c.lmax, c.mmax, self.backend),
-            layout=frame_layout(c.lmax, c.mmax),
-            row_scale=self.row_scale,
-        )
+        return framed_edges(
+            graph, frames, self.distance_expansion,
+            envelope_cutoff=c.cutoff if c.envelope == "polynomial" else None, lmax=c.lmax, mmax=c.mmax,
+            row_scale=self.row_scale, tiles=self.tiles(graph), backend=self.backend,
+        )  # fmt: skip
 
     def forward(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from covarium.errors import CovariumError
 
@@ -30,6 +31,30 @@ class Asked(NamedTuple):
     training: bool
     dtype: torch.dtype
     device: torch.device
+
+
+class Slot(NamedTuple):
+    """Where a module holds a parameter or buffer; the tensor there may be another one at the next call."""
+
+    name: str
+    held_in: dict[str, Any]
+    key: str
+
+    @property
+    def tensor(self) -> Tensor:
+        value: Tensor = self.held_in[self.key]
+        return value
+
+
+def slots_of(model: nn.Module) -> list[Slot]:
+    """All parameters and buffers, a shared one under every name."""
+    return [
+        Slot(f"{prefix}.{key}".lstrip("."), held_in, key)
+        for prefix, module in model.named_modules()
+        for held_in in (module._parameters, module._buffers)
+        for key, value in held_in.items()
+        if value is not None
+    ]
 
 
 def counted(sizes: Sequence[int]) -> str:

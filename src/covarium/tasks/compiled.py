@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from covarium.systems import AtomGraph, AtomModel, Denoising
-from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted
+from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, Slot, counted, slots_of
 from covarium.tasks.potential import Potential, Prediction
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Compiled:
     ) -> None:  # fmt: skip
         self.remedy, self.backend, self.tell = remedy, backend, tell
         self.graphs: dict[Asked, Graph] = {}
-        self._slots: list[tuple[dict[str, Any], str]] = []
+        self._slots: list[Slot] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.remedy, backend=self.backend, tell=self.tell)
@@ -70,7 +70,8 @@ class Compiled:
         if isinstance(potential.model, AtomModel):
             potential.model.admit(system)
         start = time.monotonic()
-        weights = self._weights(potential)
+        self._slots = self._slots or slots_of(potential.model)
+        weights = [slot.tensor for slot in self._slots]
         trained = any(w.requires_grad for w in weights)
         x = system.positions
         asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device)
@@ -112,14 +113,6 @@ class Compiled:
             )
         if why:
             raise CompilationError(f"{why}; {self.remedy}")
-
-    def _weights(self, potential: Potential) -> list[Tensor]:
-        """Parameters and buffers as they are now, in the order of ``_names``."""
-        if not self._slots:
-            for module in potential.model.modules():
-                for own in (module._parameters, module._buffers):
-                    self._slots += [(own, name) for name, value in own.items() if value is not None]
-        return [own[name] for own, name in self._slots]
 
     @contextmanager
     def _explaining(self, potential: Potential) -> Iterator[None]:

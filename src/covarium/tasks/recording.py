@@ -15,7 +15,7 @@ from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._decomp import get_decompositions
 from torch._dynamo import lookup_backend
 from torch._dynamo.source import LocalSource
@@ -29,7 +29,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from covarium.systems import AtomGraph, AtomOutput
-from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted
+from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted, slots_of
 from covarium.tasks.potential import Potential
 
 # operations that autograd and our own functions record, and that torch cannot differentiate as they are
@@ -40,6 +40,10 @@ LENGTHS = {"atoms": 5003, "edges": 50021, "graphs": 5009}
 # of torch's symbolic integers, in Python's
 FUNCTIONS = {"FloorDiv": operator.floordiv, "CleanDiv": operator.floordiv, "PythonMod": operator.mod}
 DETACHED = "detached by the code"
+RANDOM = (
+    "the model draws random numbers (dropout), of which a compiled graph gives others than a resumed run needs; set "
+    "the model's drop rates to 0"
+)
 
 
 class Graph:
@@ -98,7 +102,7 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
     """
     env = ShapeEnv(specialize_zero_one=False, duck_shape=False)
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    weights = _named_weights(potential.model)
+    weights = {slot.name: slot.tensor for slot in slots_of(potential.model)}
     inputs: list[Tensor] = [
         mode.from_tensor(w if asked.trained else w.detach(), static_shapes=True) for w in weights.values()
     ]
@@ -143,17 +147,6 @@ def _options(backend: Backend, system: AtomGraph) -> dict[str, Any]:
     return {"decompositions": {op: how for op, how in select_decomp_table().items() if op.overloadpacket is not added}}
 
 
-def _named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, a shared one under every name."""
-    return {
-        f"{prefix}.{name}".lstrip("."): value
-        for prefix, module in model.named_modules()
-        for own in (module._parameters, module._buffers)
-        for name, value in own.items()
-        if value is not None
-    }
-
-
 def _open_lengths(env: ShapeEnv) -> dict[str, Any]:
     """Unknown numbers of atoms, edges and structures (symbolic integers of torch)."""
     lengths = {}
@@ -185,6 +178,8 @@ class _Marking(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
+        if "generator" in (kwargs or {}):  # of some of these no graph can be made at all
+            raise CompilationError(RANDOM)
         mode = get_proxy_mode()
         if func is not Tensor.detach or mode is None:
             return func(*args, **(kwargs or {}))
@@ -220,10 +215,7 @@ def _refuse_random(module: GraphModule) -> None:
     """
     for node in module.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise CompilationError(
-                "the model draws random numbers (dropout), of which a compiled graph gives others than a resumed run "
-                "needs; set the model's drop rates to 0"
-            )
+            raise CompilationError(RANDOM)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ numbers of the Wigner matrices.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -13,9 +14,13 @@ import torch
 from torch import Tensor
 
 from covarium.algebra.layout import m_primary
+from covarium.algebra.rotations import edge_frames
 from covarium.algebra.wigner import edge_wigner, wigner_d
 from covarium.layers.streaming import TiledEdges
+from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.rotation import Backend, Layout, rotate_in, rotate_out
+from covarium.ops.tiled import Tile
+from covarium.systems import AtomGraph
 
 
 @cache
@@ -70,3 +75,45 @@ class FramedEdges(TiledEdges):
         rows = y.shape[1]
         wigner = self.scaled[:, :rows] if self.scaled.dim() == 3 else self.scaled
         return rotate_out(y, wigner, self.onto, self.layout.rows(rows), backend=self.backend)
+
+
+def framed_edges(
+    graph: AtomGraph,
+    frames: Tensor | None,
+    radial_basis: Callable[[Tensor], Tensor],
+    *,
+    envelope_cutoff: float | None,
+    lmax: int,
+    mmax: int,
+    row_scale: tuple[float, ...],
+    tiles: Sequence[Tile],
+    backend: Backend,
+) -> FramedEdges:
+    """Geometry of the edges of a graph.
+
+    Args:
+        graph: whose neighbours they are.
+        frames: [E, 3, 3] that rotate every edge to +y; None for ``edge_frames``.
+        radial_basis: of the distances [E].
+        envelope_cutoff: Å, where the polynomial envelope ends; None for no envelope.
+        lmax, mmax, row_scale, tiles, backend: see ``FramedEdges``.
+    """
+    vectors = graph.vectors()
+    distance = vectors.square().sum(1).sqrt()
+    if frames is None:
+        frames = edge_frames(vectors / distance.unsqueeze(1))
+    j, i = graph.edge_index
+    return FramedEdges(
+        j=j,
+        i=i,
+        row=i,
+        rows=graph.num_atoms,
+        tiles=tiles,
+        backend=backend,
+        z=[graph.numbers.index_select(0, j), graph.numbers.index_select(0, i)],
+        basis=radial_basis(distance),
+        envelope=None if envelope_cutoff is None else polynomial_envelope(distance / envelope_cutoff),
+        into=into_frames(frames, lmax, mmax, backend),
+        layout=frame_layout(lmax, mmax),
+        row_scale=row_scale,
+    )
