@@ -1,6 +1,7 @@
 """Our models beside their published implementations: seconds and memory of energy and forces and of training steps.
 
     python benchmarks/speed.py [--rows equiformer_v2 torchmd_et …] [--work runs/speed] [--device cuda]
+    python benchmarks/speed.py --compiled [--rows …]
     python benchmarks/speed.py --tables
 
 Each row is one workload: the same inputs in float32, the same weights where the peer has the same parameters, one
@@ -8,7 +9,8 @@ thread, each side in a process of its own that is asked in turn. Seconds are tho
 between two events), medians of several rounds after a pass that warms up. Memory is the peak of a fresh process that
 does one pass minus what it held after model and optimiser were made; a training step is one that finds moments, as all
 but the first do. Ours is measured with everything kept, and with the largest tile whose memory is the asked part of the
-peer's and as many edges kept as then fit.
+peer's and as many edges kept as then fit. ``--compiled`` measures ours once more as compiled graphs, in other records,
+since compiling takes minutes.
 
 Peers live in environments under ``--work``, made where they are missing; ``--peer-env SIDE=PYTHON`` names another one.
 Every row is recorded when it is done and not run again; ``--again`` begins today's folder of records.
@@ -22,7 +24,7 @@ import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +41,7 @@ TILES = (2048, 1024, 512, 256, 128, 64)
 SMALL = 384  # the tile is at most this where some of them are kept
 PAGES = (Path(__file__).parent / "README.md", ROOT / "docs/speed.md")
 PASSES = ("infer", "train", "tiled")
+COMPILED = "compiled"
 
 
 def main() -> None:
@@ -48,27 +51,32 @@ def main() -> None:
     parser.add_argument("--peer-env", nargs="+", default=[], metavar="SIDE=PYTHON", help="interpreters to use")
     parser.add_argument("--data", type=Path, default=os.environ.get("COVARIUM_DATA"), help="for the box of water")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="compiled graphs, of the rows that have targets")
     parser.add_argument("--again", action="store_true", help="measure anew what was not measured today")
     parser.add_argument("--tables", action="store_true", help="write the tables of the pages from the records")
-    parser.add_argument("--cell", nargs=1, metavar="ROW", help="one row, in this process")
+    parser.add_argument("--cell", nargs="+", metavar="ROW", help="one row, in this process")
     options = parser.parse_args()
     what = what_of(options.device)
     if options.tables:
         write_tables()
         return
     if options.cell:
-        name = options.cell[0]
-        record(what, (name,), (beside if name in BESIDE else measure)(name, options))
+        name, *compiled = options.cell
+        do = measure_compiled if compiled else beside if name in BESIDE else measure
+        record(what, options.cell, do(name, options))
         return
     if options.again:
         (RECORDS / f"{machine()['date']}-{what}").mkdir(parents=True, exist_ok=True)
     given = dict(text.split("=", 1) for text in options.peer_env)
-    for side in {side for name in options.rows for side in sides(name)}:
+    kind = (COMPILED,) if options.compiled else ()
+    rows = [name for name in options.rows if name in ROWS or not kind]
+    for side in {side for name in rows for side in sides(name)}:
         interpreter(side, options.work, given)
     command = [__file__, "--work", str(options.work), "--device", options.device]
     command += ["--data", str(options.data)] if options.data else []
     command += ["--peer-env", *options.peer_env] if options.peer_env else []
-    drive(what, [(name,) for name in options.rows], command, 1, options.work)
+    cells = [(name, *kind) for name in rows]
+    drive(what, cells, command, 1, options.work)
     done = recorded(what)
     print(table(done))
     print(beside_table(done))
@@ -158,6 +166,27 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def measure_compiled(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row, its compiled passes, the same uncompiled and the peer's in turn."""
+    row, where = ROWS[name], Place(options)
+    inputs = where.inputs(name, row)
+    peer_inputs = where.inputs(f"{name}-peer", ROWS["equiformer_v2"]) if row.stands_in else inputs
+    memory = {}
+    for p in row.compiled:
+        with where.side("ours", name, inputs) as fresh:
+            memory[p] = int(fresh.ask("memory", **{"pass": p}, compiled=True))
+        print(f"compiled {p}: {memory[p] / 1e6:.0f} MB", flush=True)
+    variant = {"variant": "shipped"} if row.stands_in else {}
+    with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:
+        passes = {}
+        for p in row.compiled:
+            passes[p] = (us, {"pass": p, "compiled": True})
+            passes[f"uncompiled {p}"] = (us, {"pass": p})
+            passes[f"peer {p}"] = (them, {"pass": p, **(variant if p == "infer" else {})})
+        seconds = in_turn(passes)
+    return {"row": name, COMPILED: True, "memory": memory, "seconds": seconds}
+
+
 def fixtures() -> list[Path]:
     """Stored numbers of the authors' Equiformer for MD17."""
     folders = [ROOT / "tests/parity/equiformer"]
@@ -212,12 +241,15 @@ def write_tables() -> None:
 
 def table(cells: list[dict[str, Any]]) -> str:
     """Ratios with their targets, memory, and the part of the arithmetic floor."""
-    done = {cell["row"]: cell for cell in cells if cell["row"] in ROWS}
+    done = {cell["row"]: cell for cell in cells if cell["row"] in ROWS and COMPILED not in cell}
     if not done:
         return "Not run yet."
+    compiled = {cell["row"]: cell for cell in cells if COMPILED in cell}
     header = ("workload", "pass", "published, s", "ours, s", "ratio", "asked for / hoped for", "memory, MB: published",
               "ours", "of floor")  # fmt: skip
-    lines = [line for name, row in ROWS.items() if name in done for line in lines_of(row, done[name])]
+    lines = []
+    for name, row in ROWS.items():
+        lines += lines_of(row, done[name], compiled.get(name)) if name in done else []
     missing = [row.title for name, row in ROWS.items() if name not in done]
     return markdown(header, lines) + facts_text(done) + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
 
@@ -237,38 +269,55 @@ def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
     return text + "\n"
 
 
-def lines_of(row: Row, cell: Mapping[str, Any]) -> list[list[str]]:
-    """Three lines of one workload; a ratio below what is asked for is set in bold."""
+def lines_of(row: Row, cell: Mapping[str, Any], compiled: Mapping[str, Any] | None) -> list[list[str]]:
+    """The lines of one workload; a ratio below what is asked for is set in bold."""
     lines = []
     fits = cell["memory"]["train"] <= cell["memory_allowed"]  # then no tiles are needed
     for k, given in enumerate(PASSES):
         name = "train" if given == "tiled" and fits else given
         kind = "infer" if name == "infer" else "train"
-        theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
-        ours = cell["seconds"][name]
-        ratio = statistics.median(theirs) / statistics.median(ours)
-        asked, hoped = row.targets[k]
         how = "all is kept" if fits else f"tiles of {cell['tile']} edges, {cell['keep']} of {cell['edges']} kept"
-        least = f"at most {row.memory:g} of the memory: {how}"
-        title = {"infer": "energy and forces", "train": "training step", "tiled": least}
-        peer_memory = cell["peer_memory"].get(kind)
-        floor = cell["flop"][kind] / cell["rate_flops"] / statistics.median(ours)
-        lines.append([
-            row.title if k == 0 else "", title[given], spread(theirs), spread(ours),
-            f"{ratio:.2f}" if ratio >= asked else f"**{ratio:.2f}**", f"{asked:g} / {hoped:g}",
-            "" if peer_memory is None else f"{peer_memory / 1e6:,.0f}", memory_text(cell, name, peer_memory),
-            f"{floor:.0%}",
-        ])  # fmt: skip
+        least = f"at most {row.memory:g} of the memory: "
+        title = {"infer": "energy and forces", "train": "training step", "tiled": least + how}[given]
+        theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
+        line = Line(title, kind, theirs, cell["seconds"][name], cell["memory"][name], row.targets[k])
+        lines.append([row.title if k == 0 else "", *line.cells(cell, limited=given == "tiled")])
+        if compiled is None or kind not in compiled["memory"]:
+            continue
+        if given == "tiled" and compiled["memory"]["train"] > cell["memory_allowed"]:
+            continue
+        title = f"{least}compiled" if given == "tiled" else f"{title}, compiled"
+        theirs = [row.factor[k > 0] * s for s in compiled["seconds"][f"peer {kind}"]]
+        line = Line(title, kind, theirs, compiled["seconds"][kind], compiled["memory"][kind], row.targets[k])
+        lines.append(["", *line.cells(cell, limited=False)])
     return lines
 
 
-def memory_text(cell: Mapping[str, Any], name: str, peer: float | None) -> str:
-    """Ours, and as a part of the peer's."""
-    ours = cell["memory"][name]
-    if peer is None:
-        return f"{ours / 1e6:,.0f}"
-    part = f"{ours / 1e6:,.0f} ({ours / peer:.2f})"
-    return f"**{part}**" if name == "tiled" and ours > cell["memory_allowed"] else part
+class Line(NamedTuple):
+    """One pass of one workload: seconds of both sides, bytes of ours, the ratio asked for and hoped for."""
+
+    title: str
+    kind: str
+    theirs: list[float]
+    ours: list[float]
+    memory: float
+    targets: tuple[float, float]
+
+    def cells(self, cell: Mapping[str, Any], *, limited: bool) -> list[str]:
+        """As text; ``limited``: more memory than is allowed is set in bold."""
+        asked, hoped = self.targets
+        seconds = statistics.median(self.ours)
+        ratio = statistics.median(self.theirs) / seconds
+        peer = cell["peer_memory"].get(self.kind)
+        memory = f"{self.memory / 1e6:,.0f}" + ("" if peer is None else f" ({self.memory / peer:.2f})")
+        if limited and self.memory > cell["memory_allowed"]:
+            memory = f"**{memory}**"
+        floor = cell["flop"][self.kind] / cell["rate_flops"] / seconds
+        return [
+            self.title, spread(self.theirs), spread(self.ours),
+            f"{ratio:.2f}" if ratio >= asked else f"**{ratio:.2f}**", f"{asked:g} / {hoped:g}",
+            "" if peer is None else f"{peer / 1e6:,.0f}", memory, f"{floor:.0%}",
+        ]  # fmt: skip
 
 
 def spread(seconds: list[float]) -> str:

@@ -92,4 +92,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         return weighted(ROWS[row].terms if row in LMAX else ROWS["equiformer_v2"].terms, inputs, model(data))
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=1e-3)
-    return Subject(model, optimiser, infer, loss, {"shipped": shipped})
+    return Subject(model, optimiser, infer, loss, variants={"shipped": shipped})

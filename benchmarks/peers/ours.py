@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     from covarium.data.batch import Batch
     from covarium.models import MODELS
     from covarium.systems import AtomGraph
+    from covarium.tasks import Compiled
     from covarium.tasks.potential import Potential, Term
     from covarium.training.optimiser import adamw
     from covarium.training.settings import Settings
@@ -60,6 +62,12 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     stress = "stress" in r.terms
     optimiser = adamw(dict(task.named_parameters()), task.no_weight_decay(), Settings(steps=1))
     rng = torch.Generator(device=device).manual_seed(0)
+    compiled = Compiled()
+
+    def arrange(command: Mapping[str, Any]) -> None:
+        model.tile, model.keep = command.get("tile"), command.get("keep", 0)
+        task.compiled = compiled if command.get("compiled") else None
+        task.train(command.get("pass") == "train")
 
     def infer() -> dict[str, torch.Tensor]:
         model.requires_grad_(False)
@@ -71,4 +79,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         found = task(batch, rng)
         return torch.stack([task.weights[q] * total / count for q, (total, count) in found.items()]).sum()
 
-    return Subject(model, optimiser, infer, loss)
+    return Subject(model, optimiser, infer, loss, arrange)

@@ -54,8 +54,8 @@ Passes = Mapping[str, tuple[Side, Mapping[str, Any]]]
 
 
 def in_turn(passes: Passes, least: int = 2, most: int = 15, enough: float = 100.0) -> dict[str, list[float]]:
-    """Seconds of each pass, round after round, after one pass of each side that warms it up."""
-    for side, command in {id(side): (side, command) for side, command in reversed(passes.values())}.values():
+    """Seconds of each pass, round after round, after one of each that warms up and compiles."""
+    for side, command in passes.values():
         side.ask("time", **command)
     found: dict[str, list[float]] = {name: [] for name in passes}
     rounds, spent = 0, 0.0

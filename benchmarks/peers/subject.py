@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ class Subject:
         optimiser: of them.
         infer: energy [B], forces [N, 3] and perhaps stress [B, 3, 3], no graph kept.
         loss: the same with a graph, as one number.
+        arrange: how the next pass is done, by the command for it; of a peer only training or not.
         variants: other ways to infer, by name.
         check: error against stored numbers of the authors' code, of a peer that is no package.
     """
@@ -34,15 +36,17 @@ class Subject:
     optimiser: torch.optim.Optimizer
     infer: Callable[[], Outputs]
     loss: Callable[[], Tensor]
+    arrange: Callable[[Mapping[str, Any]], object] | None = None
     variants: Mapping[str, Callable[[], Outputs]] = field(default_factory=dict)
     check: Callable[[Path], float] | None = None
 
-    def make_moments(self) -> None:
-        """As any step but the first finds them."""
+    def make_moments(self) -> int:
+        """As any step but the first finds them; their bytes."""
         for p in self.model.parameters():
             p.grad = torch.zeros_like(p)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        return sum(m.nbytes for state in self.optimiser.state.values() for m in state.values() if torch.is_tensor(m))
 
     def step(self) -> None:
         """One step of training."""

@@ -3,7 +3,7 @@
     python worker.py SIDE ROW INPUTS WEIGHTS DEVICE
 
 ``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``: ours with ``tile`` edges at a time of which
-``keep`` are kept, a peer's in one of its ``variant``s.
+``keep`` are kept, or ``compiled``; a peer's in one of its ``variant``s.
 """
 
 from __future__ import annotations
@@ -41,17 +41,20 @@ def main() -> None:
 
 def answer(subject: Subject, command: dict[str, Any], device: str, base: int) -> Any:  # noqa: ANN401 - JSON
     """Do one thing."""
-    if "tile" in command:
-        subject.model.tile, subject.model.keep = command["tile"], command.get("keep", 0)
     training = command.get("pass") == "train"
     subject.model.train(training)
+    if subject.arrange is not None:
+        subject.arrange(command)
     run = subject.step if training else subject.variants.get(command.get("variant", ""), subject.infer)
     match command["do"]:
         case "time":
             return seconds(run, device)
         case "memory":
-            if training:
-                subject.make_moments()
+            moments = subject.make_moments() if training else 0
+            if command.get("compiled"):  # what the compiler takes is not what a pass takes
+                run()
+                subject.optimiser.zero_grad(set_to_none=True)
+                base = held(device) - moments
             run()
             return most(device) - base
         case "count":
