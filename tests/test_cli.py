@@ -25,7 +25,7 @@ from covarium.cli import _explain
 from covarium.errors import CovariumError
 
 TINY = (
-    "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
+    "--model equiformer_v2 --set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
     "--set model.num_heads=2 --set model.attn_hidden_channels=8 --set model.ffn_hidden_channels=8 "
     "--set model.edge_channels=8 --set training.batch_size=4 --threads 1"
 ).split()
@@ -448,13 +448,22 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("trian", "Did you mean 'train'?"),
         ("train {data} --epoch 3", "--epochs"),
         ("train {data} --time 30", "'30' is not a duration"),
-        ("train {data} --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
+        ("train {data} --model equiformer_v2 --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
         ("train {data} --set modle.lmax=2", "'modle' is unknown; did you mean 'model'?"),
-        ("train {data} --set model.lmax=two", "model.lmax: input should be a valid integer"),
-        ("train {data} --set model.avg_degree=0", "model.avg_degree must be positive and finite, got 0"),
-        ("train {data} --set model.alpha_drop=1.0", "model.alpha_drop must lie from 0 to below 1, got 1"),
+        ("train {data} --model equiformer_v2 --set model.lmax=two", "model.lmax: input should be a valid integer"),
+        (
+            "train {data} --model equiformer_v2 --set model.avg_degree=0",
+            "model.avg_degree must be positive and finite, got 0",
+        ),
+        (
+            "train {data} --model equiformer_v2 --set model.alpha_drop=1.0",
+            "model.alpha_drop must lie from 0 to below 1, got 1",
+        ),
         ("train {data} --set model.num_heads=0", "model.num_heads must be at least 1, got 0"),
-        ("train {data} --set model.sphere_channels=-4", "model.sphere_channels must be at least 1, got -4"),
+        (
+            "train {data} --model equiformer_v2 --set model.sphere_channels=-4",
+            "model.sphere_channels must be at least 1, got -4",
+        ),
         ("train {data} --set training.lr=-1", "lr must be positive"),
         ("train {data} --set task.terms.force.weight=1", "did you mean 'forces'?"),
         ("train {data} --model torchmd_et --set task.forces=direct", "torchmd_et has no head for forces"),

@@ -57,5 +57,5 @@ Memory = Annotated[
 Compile = Annotated[bool, Option("--compile", help="Compile energy and forces first: a minute or more, then faster.")]
 Settings = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.lmax=3 or data.keys.energy=E_dft."),
+    Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.num_layers=3 or data.keys.energy=E_dft."),
 ]

@@ -21,7 +21,7 @@ class Settings:
         epochs: passes over the training data.
         steps: optimiser steps.
         time_s: wall-time budget of training in seconds, with all evaluations and saving inside it.
-        lr: learning rate after the warm-up; the default suits the default model, larger ones want a tenth of it.
+        lr: learning rate after the warm-up; the default suits models of default size, larger ones want a tenth of it.
         weight_decay: of matrices, decoupled (Loshchilov & Hutter 2019, arXiv 1711.05101); none on biases, other vectors
             and what the task exempts.
         betas: of AdamW.

@@ -42,14 +42,6 @@ TEMPERATURE = 500.0  # K, at which the labelled structures are sampled
 SPACING = 10  # fs between labelled structures
 HELD_OUT = 0.2  # the last part of the trajectory
 METHOD = "GFN2-xTB"
-# small enough to learn within minutes on two cores
-MODEL = {
-    "num_layers": 2,
-    "sphere_channels": 32,
-    "ffn_hidden_channels": 64,
-    "edge_channels": 32,
-    "num_distance_basis": 32,
-}
 NVE_STEPS = 2000
 FMAX = 0.005  # eV/Å
 
@@ -124,10 +116,9 @@ def make_labels(out: Path, frames: int, seed: int, progress: Callable[[int, int]
 
 
 def configuration(labels: Labels, time_s: float, threads: int, seed: int) -> RunConfig:
-    """What ``covarium train`` would be told, with a smaller model."""
+    """What ``covarium train`` would be told."""
     given: dict[str, Any] = {
         "data": {"train": [str(labels.train)], "test": [str(labels.test)]},
-        "model": MODEL,
         "training": {"time_s": time_s},
         "seed": seed,
         "threads": threads,

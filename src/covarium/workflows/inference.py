@@ -27,7 +27,7 @@ from covarium.workflows.precheck import look_over
 M = TypeVar("M")
 Counted = Callable[[int, int], object]
 
-DEFAULT_MODELS = {"potential": "equiformer_v2", "denoise": "equiformer_v3"}
+DEFAULT_MODELS = {"potential": "torchmd_et", "denoise": "equiformer_v3"}
 # Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
 # stress is a hundredth of a force.
 TERMS = {
@@ -42,7 +42,7 @@ STEPS_PER_EPOCH = 200  # aimed at in the choice of the batch size
 MOST_ATOMS = 400  # in a batch of chosen size
 MOST_WORKERS = 8
 # shown of a model that has them
-SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels", "irreps_node")
+SIZES = ("num_layers", "lmax", "mmax", "sphere_channels", "num_channels", "embedding_dimension", "irreps_node")
 
 
 @dataclass(frozen=True)

@@ -179,14 +179,16 @@ def repeated(base: Atoms, count: int) -> Atoms:
 
 
 def model_settings(assignments: Sequence[str]) -> Mapping[str, Any]:
-    """From texts like ``model.lmax=3``; only the ``model`` section means something here.
+    """From texts like ``model.num_layers=3``; only the ``model`` section means something here.
 
     Raises:
         CovariumError: settings of another section.
     """
     given = merge(*[parse_assignment(text) for text in assignments])
     if others := given.keys() - {"model"}:
-        raise CovariumError(f"--set {min(others)}.… means nothing here; only settings of model do, e.g. model.lmax=3")
+        raise CovariumError(
+            f"--set {min(others)}.… means nothing here; only settings of model do, e.g. model.num_layers=3"
+        )
     return given.get("model", {})
 
 
