@@ -24,8 +24,10 @@ import covarium
 from covarium.cli import _explain
 from covarium.errors import CovariumError
 
+V2 = "train {data} --model equiformer_v2"
 TINY = (
-    "--model equiformer_v2 --set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
+    "--model equiformer_v2 "
+    "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
     "--set model.num_heads=2 --set model.attn_hidden_channels=8 --set model.ffn_hidden_channels=8 "
     "--set model.edge_channels=8 --set training.batch_size=4 --threads 1"
 ).split()
@@ -448,9 +450,9 @@ def test_info_tells_what_the_model_means(run: Path, capsys: pytest.CaptureFixtur
         ("trian", "Did you mean 'train'?"),
         ("train {data} --epoch 3", "--epochs"),
         ("train {data} --time 30", "'30' is not a duration"),
-        ("train {data} --model equiformer_v2 --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
+        (V2 + " --set model.lmx=2", "'model.lmx' is unknown; did you mean 'lmax'?"),
         ("train {data} --set modle.lmax=2", "'modle' is unknown; did you mean 'model'?"),
-        ("train {data} --model equiformer_v2 --set model.lmax=two", "model.lmax: input should be a valid integer"),
+        (V2 + " --set model.lmax=two", "model.lmax: input should be a valid integer"),
         (
             "train {data} --model equiformer_v2 --set model.avg_degree=0",
             "model.avg_degree must be positive and finite, got 0",

@@ -14,7 +14,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "--model equiformer_v2 --set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
+    "--model equiformer_v2 "
+    "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
     "--set training.steps=3 --threads 1"
 ).split()
 

@@ -54,7 +54,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_and_dynamics(data: Path, tmp_path: Path, small_disk: Path) -> None:
-    tiny = "--model equiformer_v2 --set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 --threads 1"
+    tiny = (
+        "--model equiformer_v2 --threads 1 "
+        "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1"
+    )
     command = ["train", data, *tiny.split(), "--set", "training.save_s=1e-9", "--set", "training.eval_every=1"]
     run = small_disk / "run"
     assert covarium(*command, "--set", "training.steps=2", "--out", tmp_path / "fits").returncode == 0

@@ -21,7 +21,8 @@ from covarium.checkpoint import load, read_file
 from covarium.simulation.record import load_state
 
 TINY = (
-    "--model equiformer_v2 --set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
+    "--model equiformer_v2 "
+    "--set model.num_layers=1 --set model.sphere_channels=8 --set model.lmax=1 --set model.mmax=1 "
     "--set model.num_heads=2 --set model.attn_hidden_channels=8 --set model.ffn_hidden_channels=8 "
     "--set model.edge_channels=8 --set training.batch_size=4 --threads 1"
 ).split()

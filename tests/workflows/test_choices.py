@@ -51,10 +51,11 @@ def plan(file: str, task: dict[str, Any], model: dict[str, Any]) -> Plan:
 
 
 def test_direct_forces_choose_the_head(energies: str) -> None:
-    third = plan(energies, {"forces": "direct"}, {"name": "equiformer_v3", **V3})
+    third = plan(energies, {"forces": "direct"}, V3)
+    assert third.config.model["name"] == "equiformer_v3"
     assert third.config.model["force_head"] == "gate" and third.config.model["stress_head"] is False
-    second = plan(energies, {"forces": "direct"}, V2)
-    assert second.config.model["name"] == "equiformer_v2" and second.config.model["force_head"] is True
+    second = plan(energies, {"forces": "direct"}, {"name": "equiformer_v2", **V2})
+    assert second.config.model["force_head"] is True
     told = plan(energies, {"forces": "direct"}, {"name": "equiformer_v3", "force_head": "sep_s2", **V3})
     assert told.config.model["force_head"] == "sep_s2"
 

@@ -110,7 +110,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TINY = (
-    "--model equiformer_v2 --set model.num_layers=2 --set model.sphere_channels=16 --set model.lmax=1 --set model.mmax=1 "
+    "--model equiformer_v2 "
+    "--set model.num_layers=2 --set model.sphere_channels=16 --set model.lmax=1 --set model.mmax=1 "
     "--set training.batch_size=16 --set training.steps=2 --set model.cutoff=6.0 --threads 1"
 ).split()
 

@@ -27,7 +27,8 @@ from covarium.workflows.precheck import look_over
 M = TypeVar("M")
 Counted = Callable[[int, int], object]
 
-DEFAULT_MODELS = {"potential": "torchmd_et", "denoise": "equiformer_v3"}
+DEFAULT_MODEL = "torchmd_et"
+MODEL_WITH_HEADS = "equiformer_v3"  # for forces and stress, and to denoise
 # Loss terms of the labels that are there; settings change their fields. Errors are over the scale (eV/Å), in which a
 # stress is a hundredth of a force.
 TERMS = {
@@ -105,7 +106,8 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     """
     use_threads(config.threads)
     device, dtype = choose_device(config.device), DTYPES[config.dtype]
-    name = str(config.model.get("name", DEFAULT_MODELS[config.task.kind]))
+    headed = config.task.kind == "denoise" or config.task.forces == "direct"
+    name = str(config.model.get("name", MODEL_WITH_HEADS if headed else DEFAULT_MODEL))
     model_class, config_class = model_of(name, "atoms")
     asked = {key: value for key, value in config.model.items() if key != "name"}
     first_guess = build(config_class, _heads(name, config.task, ()) | asked, "model")
