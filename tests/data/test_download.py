@@ -48,6 +48,17 @@ def test_a_file_comes_once_and_is_locked(server: Server, tmp_path: Path) -> None
         fetch(source(server, md5=MD5), tmp_path)
 
 
+def test_another_content_at_a_later_download_is_refused(server: Server, tmp_path: Path) -> None:
+    fetch(source(server), tmp_path).path.unlink()
+    server.files["/a.bin"] = bytes(len(CONTENT))
+    with pytest.raises(CovariumError, match=f"when a.bin first came it had {SHA256}.*remove its entry there"):
+        fetch(source(server), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert json.loads((tmp_path / LOCK).read_text())["a.bin"]["sha256"] == SHA256
+    (tmp_path / LOCK).unlink()
+    assert fetch(source(server), tmp_path).path.read_bytes() == bytes(len(CONTENT))
+
+
 def test_an_ended_download_goes_on(server: Server, tmp_path: Path) -> None:
     server.cut = 2**20
     found = fetch(source(server, md5=MD5), tmp_path, pause=0.0)

@@ -314,6 +314,10 @@ def test_an_ended_attempt_leaves_nothing_in_the_way(folder: Path) -> None:
     one = small("md17-toluene", sizes=(30, 10))
     with pytest.raises(CovariumError, match="md17_toluene.npz is not the official file"):
         getting.get(one)
+    path.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(CovariumError, match="it is no npz archive, but a page of the web; remove it") as error:
+        getting.get(one)
+    assert "pickle" not in str(error.value)
     assert not (folder.parent / "md17-toluene").exists()
     path.write_bytes(whole)
     assert sum(map(len, parts(getting.get(one)).values())) == 60

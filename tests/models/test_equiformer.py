@@ -178,6 +178,9 @@ def test_attention_weights_can_be_observed() -> None:
         ({"avg_degree": 0.0}, "avg_degree must be positive"),
         ({"alpha_drop": 1.0}, "alpha_drop must lie from 0 to below 1"),
         ({"num_tags": -1}, "num_tags must not be negative"),
+        ({"elements": (1, 6, 6)}, "elements must be different atomic numbers from 1 to 118"),
+        ({"elements": (1, 200)}, "elements must be different atomic numbers from 1 to 118"),
+        ({"elements": ()}, "elements must be different atomic numbers from 1 to 118"),
     ],
 )
 def test_impossible_configurations_are_refused(fields: dict[str, object], message: str) -> None:

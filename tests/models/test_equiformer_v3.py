@@ -131,6 +131,9 @@ def test_soft_cap_bounds_the_logits() -> None:
         ({"drop_path_rate": 1.0}, "drop_path_rate must lie from 0 to below 1"),
         ({"ffn_activation": "gate"}, "set model.use_grid_mlp=false"),
         ({"add_merge": True, "radial_weights": "per_order"}, "needs model.radial_weights=per_degree"),
+        ({"grid": "equal_angle", "attn_grid": (3, 3)}, "attn_grid must have an even number of latitudes"),
+        ({"grid": "equal_angle", "ffn_grid": (0, 3)}, "ffn_grid must have an even number of latitudes"),
+        ({"ffn_grid": (3, 7)}, r"ffn_grid \(3, 7\) is too coarse .* at least \(4, 7\)"),
     ],
 )
 def test_impossible_sizes_are_refused(fields: dict[str, object], message: str) -> None:

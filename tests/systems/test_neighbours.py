@@ -152,6 +152,7 @@ def test_a_cell_without_volume_is_refused(third: list[float]) -> None:
         ((5.0, "closest"), "'closest' is unknown; allowed: all, nearest, nearest_with_ties"),
         ((5.0, "nearest"), "needs max_neighbours > 0, got None"),
         ((5.0, "nearest_with_ties", 0), "needs max_neighbours > 0, got 0"),
+        ((5.0, "all", 20), "max_neighbours 20 means nothing where all neighbours count"),
     ],
 )
 def test_wrong_specs_are_refused(arguments: tuple, message: str) -> None:

@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from spring_waters import waters
 
 from covarium.config import RunConfig, build
@@ -82,6 +83,30 @@ def test_vectors_have_no_sum(properties: str, readout: str) -> None:
     frames = read([Path(properties)], keys={"property": "dipole"}, need=["property"]).frames
     with pytest.raises(CovariumError, match=f"readout '{readout}' gives scalars, but these labels are vectors"):
         property_statistics(frames, readout, "none")
+
+
+def test_a_dipole_of_a_periodic_structure_has_no_centre(tmp_path: Path) -> None:
+    frames = [molecule("H2O", vacuum=3.0, pbc=True) for _ in range(12)]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=k)
+        atoms.info["dipole"] = atoms.positions[0] - atoms.positions[1]
+    ase.io.write(tmp_path / "p.extxyz", frames)
+    found = plan(str(tmp_path / "p.extxyz"), {"property": {"name": "dipole"}}, {})
+    assert found.config.model["output"] == "vector"
+
+
+def test_totals_are_no_adsorption_energies(tmp_path: Path) -> None:
+    frames = waters(12)
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=-2079.0 * len(atoms) / 3 + atoms.get_potential_energy())
+    ase.io.write(tmp_path / "t.extxyz", frames)
+    with pytest.raises(CovariumError, match="stated to be of adsorption .* size of all-electron total"):
+        plan(str(tmp_path / "t.extxyz"), {"energy": "adsorption"}, V3 | {"name": "equiformer_v3"})
+
+
+def test_what_tags_tell_is_missed(energies: str) -> None:
+    notes = plan(energies, {}, {"name": "equiformer", "num_layers": 1, "num_tags": 3}).notes
+    assert any("3 kinds of atoms apart (model.num_tags), and the data have no tags" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["mu", "r2"])

@@ -107,6 +107,15 @@ def fetch(
                 f"{source.url} gave a file with md5 {md5}, published is {source.md5}; it was removed. Try again; if it "
                 "stays so, the official file has changed"
             )
+        first = _lock(folder).get(source.name, {}).get("sha256", sha256)
+        if sha256 != first:
+            part.unlink()
+            part.with_name(source.name + TAG).unlink(missing_ok=True)
+            raise CovariumError(
+                f"{source.url} gave a file with sha256 {sha256}; when {source.name} first came it had {first} "
+                f"({folder / LOCK}): the official file has changed, and what came was removed. To take the new one, "
+                "remove its entry there and give the command again"
+            )
         part.replace(place)
         part.with_name(source.name + TAG).unlink(missing_ok=True)
         found = Arrived(place, sha256, md5, "downloaded")

@@ -37,6 +37,12 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+def all_electron_totals(frames: Sequence[Frame]) -> bool:
+    """Whether energies, in eV, are known to be total ones because their size is that of all electrons."""
+    found = _total_energies(frames, 1.0)
+    return found is not None and not found.wrong
+
+
 def findings(frames: Sequence[Frame], energy_unit: float) -> list[Finding]:
     """All that can be concluded about units and signs, from a sample of the frames.
 

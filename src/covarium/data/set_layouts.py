@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -75,6 +76,9 @@ def _official(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
         reason = str(error) or type(error).__name__
+        if path.suffix == ".npz" and not zipfile.is_zipfile(path):  # which numpy takes for a pickle, and says so
+            page = path.read_bytes()[:200].lstrip().startswith(b"<")
+            reason = "it is no npz archive" + (", but a page of the web" if page else "")
         raise CovariumError(f"{path} is not the official file, or damaged: {reason}; remove it") from error
 
 

@@ -449,7 +449,7 @@ def data_set_named(name: str) -> DataSet:
         CovariumError: there is none; the nearest is named.
     """
     if name not in SETS:
-        raise CovariumError(
-            f"there is no data set '{name}'{nearest(name, SETS)}; covarium data list shows all {len(SETS)}"
-        )
+        family = ", ".join(known for known in SETS if known.startswith(f"{name}-"))
+        meant = f"; of this family: {family}" if family else nearest(name, SETS)
+        raise CovariumError(f"there is no data set '{name}'{meant}; covarium data list shows all {len(SETS)}")
     return SETS[name]

@@ -116,6 +116,12 @@ class Config:
                 f"model.num_basis must be at least 2 and model.radial_channels positive, got {self.num_basis} and "
                 f"{self.radial_channels}"
             )
+        if self.elements is not None and (
+            len(set(self.elements)) != len(self.elements)
+            or not {*self.elements} <= {*range(1, 119)}
+            or not self.elements
+        ):
+            raise CovariumError(f"model.elements must be different atomic numbers from 1 to 118, got {self.elements}")
         for name in ("node_attributes", "edge_attributes", "num_tags"):
             if getattr(self, name) < 0:
                 raise CovariumError(f"model.{name} must not be negative, got {getattr(self, name)}")

@@ -147,6 +147,24 @@ class Config:
             raise CovariumError("model.ffn_activation gate has no grid: set model.use_grid_mlp=false with it")
         if self.add_merge and self.radial_weights == "per_order":
             raise CovariumError("model.add_merge needs model.radial_weights=per_degree, as in the published code")
+        for name, mmax in (("attn_grid", self.mmax), ("ffn_grid", self.lmax)):
+            self._check_grid(name, getattr(self, name), mmax)
+
+    def _check_grid(self, name: str, shape: tuple[int, int] | None, mmax: int) -> None:
+        if shape is None:
+            return
+        if self.grid == "equal_angle":
+            if shape[0] < 2 or shape[0] % 2 or shape[1] < 1:
+                raise CovariumError(
+                    f"model.{name} must have an even number of latitudes and at least one longitude, got {shape}"
+                )
+            return
+        least = ((3 * self.lmax + 2) // 2, 3 * mmax + 1)
+        if shape[0] < least[0] or shape[1] < least[1]:
+            raise CovariumError(
+                f"model.{name} {shape} is too coarse for products of degree {self.lmax} and order {mmax}, so that the "
+                f"model would not be equivariant: at least {least}; leave it out for that"
+            )
 
     @property
     def spec(self) -> GraphSpec:

@@ -433,7 +433,7 @@ class Head(ExactConstants):
             structure = int(graph.pbc.any(1).nonzero()[0])
             raise CovariumError(
                 f"structure {structure} is periodic: its {ANSWERS[self.config.output].replace('_', ' ')} about a "
-                "centre of mass is undefined"
+                "centre of mass is undefined; a vector without a centre is model.output=vector"
             )
         mass = self.atomic_mass.index_select(0, graph.numbers).unsqueeze(1)
         total = scatter_sum(mass, graph.batch, graph.num_graphs)

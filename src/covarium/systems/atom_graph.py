@@ -36,7 +36,7 @@ class GraphSpec:
             order of source index); ``nearest_with_ties``: the same, but all pairs within 0.01 Å of the first one
             cut stay too, so that symmetry-equivalent neighbours are treated alike (fairchem's
             ``enforce_max_neighbors_strictly: False``).
-        max_neighbours: needed by the two truncating rules.
+        max_neighbours: needed by the two truncating rules, and theirs alone.
     """
 
     cutoff: float
@@ -50,6 +50,11 @@ class GraphSpec:
             raise CovariumError(f"neighbour rule '{self.rule}' is unknown; allowed: all, nearest, nearest_with_ties")
         if self.rule != "all" and not (self.max_neighbours and self.max_neighbours > 0):
             raise CovariumError(f"neighbour rule '{self.rule}' needs max_neighbours > 0, got {self.max_neighbours}")
+        if self.rule == "all" and self.max_neighbours is not None:
+            raise CovariumError(
+                f"max_neighbours {self.max_neighbours} means nothing where all neighbours count; choose neighbours: "
+                "nearest or nearest_with_ties"
+            )
 
 
 class AtomOutput(NamedTuple):

@@ -22,7 +22,7 @@ from covarium.tasks import Denoise, DenoisingSettings, EnergySemantics, Potentia
 from covarium.training.settings import Settings
 from covarium.workflows.arithmetic import arrange, in_words
 from covarium.workflows.device import DTYPES, choose_device, use_threads
-from covarium.workflows.precheck import look_over
+from covarium.workflows.precheck import look_over, refuse_other_energies, untold_tags
 
 M = TypeVar("M")
 Counted = Callable[[int, int], object]
@@ -114,10 +114,12 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     build(Settings, {"steps": 1, **config.training}, "training")
     parts = divide(config)
     doubts = look_over(parts.train, (parts.valid, parts.test), first_guess.spec.cutoff, config.data.accept)
+    refuse_other_energies(parts.train, config.task.energy)
     train, notes = data_set(parts.train, first_guess.spec, dtype, workers(config), progress)
     found = statistics(train, config.task.references)
     heads = _heads(name, config.task, parts.reading.frames[0].labels)
     model_config = build(config_class, measured(config_class, found) | heads | asked, "model")
+    tags = untold_tags(parts.train, getattr(model_config, "num_tags", 0))
     model = initial_model(model_class, model_config, config.seed, dtype)
     task_config = _task(config.task, parts.reading, found, model)
     task = _assemble(model, task_config, dtype).to(device)
@@ -129,7 +131,7 @@ def infer(config: RunConfig, *, told: str = "given", progress: Counted | None = 
     return Plan(
         config=resolved,
         findings=_findings(config, resolved, parts, found, task, told),
-        notes=[*parts.reading.left_out, *doubts, *found.references.notes, *notes],
+        notes=[*parts.reading.left_out, *doubts, *found.references.notes, *notes, *tags],
         task=task,
         train=train,
         valid=data_set(parts.valid, first_guess.spec, dtype, 0, progress)[0],

@@ -8,6 +8,7 @@ import numpy as np
 
 from covarium.data import Frame
 from covarium.data.findings import Finding, accepted
+from covarium.data.plausibility import all_electron_totals
 from covarium.data.survey import Survey
 from covarium.data.verdicts import references, repeated, verdicts
 from covarium.errors import CovariumError
@@ -51,6 +52,28 @@ def look_over(
             + f"\n`covarium check data` lists all; if they are meant, --set data.accept=[{kinds}]"
         )
     return [f"{_told(one, part)}; {one.remedy}" for one in judged]
+
+
+def refuse_other_energies(train: Sequence[Frame], energy: str | None) -> None:
+    """
+    Raises:
+        CovariumError: energies are said to be differences (``adsorption``, ``formation``) and have the size of totals.
+    """
+    if energy in (None, "total") or not all_electron_totals([train[k] for k in _spread(len(train), SIZED)]):
+        return
+    raise CovariumError(
+        f"the energies are stated to be of {energy} (task.energy, perhaps by a recipe) and have the size of "
+        "all-electron total energies of these elements; give the right one, e.g. --set task.energy=total"
+    )
+
+
+def untold_tags(train: Sequence[Frame], num_tags: int) -> list[str]:
+    """A note where a model tells kinds of atoms apart and the data do not."""
+    if not num_tags or any(train[k].tags.any() for k in _spread(len(train), SAMPLE)):
+        return []
+    return [
+        f"the model tells {num_tags} kinds of atoms apart (model.num_tags) and the data have no tags: all are kind 0"
+    ]
 
 
 def _told(one: Finding, part: str) -> str:

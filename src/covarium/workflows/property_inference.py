@@ -173,7 +173,8 @@ def _choose(
             raise CovariumError(
                 f"'{asked.name}' is a vector, and {model} gives scalars only; models with vectors: {able} (--model)"
             )
-        dipole = "dipole" in asked.name.lower()
+        # of a periodic structure no dipole about a centre is defined
+        dipole = "dipole" in asked.name.lower() and not frames[0].pbc.any()
         head = told_head or ("equivariant_dipole" if dipole else "vector")
         return Choice(asked.readout or "value", head, "none", f"a vector; head '{head}'")
     if asked.readout is not None:
