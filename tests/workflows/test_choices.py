@@ -106,7 +106,7 @@ def test_totals_are_no_adsorption_energies(tmp_path: Path) -> None:
 
 def test_what_tags_tell_is_missed(energies: str) -> None:
     notes = plan(energies, {}, {"name": "equiformer", "num_layers": 1, "num_tags": 3}).notes
-    assert any("3 kinds of atoms apart (model.num_tags), and the data have no tags" in note for note in notes)
+    assert any("3 kinds of atoms apart (model.num_tags) and the data have no tags" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["mu", "r2"])
