@@ -27,6 +27,7 @@ class Subject:
         infer: energy [B], forces [N, 3] and perhaps stress [B, 3, 3], no graph kept.
         loss: the same with a graph, as one number.
         variants: other ways to infer, by name.
+        compile: takes what computes in the place of single operations, or None, of ours.
         check: error against stored numbers of the authors' code, of a peer that is no package.
     """
 
@@ -35,6 +36,7 @@ class Subject:
     infer: Callable[[], Outputs]
     loss: Callable[[], Tensor]
     variants: Mapping[str, Callable[[], Outputs]] = field(default_factory=dict)
+    compile: Callable[[object], None] | None = None
     check: Callable[[Path], float] | None = None
 
     def make_moments(self) -> None:
