@@ -1,6 +1,5 @@
 """Recorded steps say what single operations say of the system as it was, whatever is replayed in between."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -66,7 +65,7 @@ class Tapes:
 
 def compiled(told=None):
     tapes = Tapes()
-    return Compiled(backend="eager", tell=told and told.append, recorder=lambda device: tapes), tapes
+    return Compiled(backend="eager", tell=None if told is None else told.append, recorder=lambda device: tapes), tapes
 
 
 @pytest.mark.parametrize("name", ATOM_MODELS)
@@ -107,10 +106,6 @@ def test_weights_may_change_in_place_or_be_others():
     task.model.net[2].weight = torch.nn.Parameter(torch.ones(1, 8, dtype=torch.float64))
     agree(task, made, system)
     assert tapes.recorded == 4
-    task.compiled = made
-    for frozen in (True, False):
-        task.model.net[0].weight.requires_grad_(not frozen)
-    agree(copy.deepcopy(task), made, system)
 
 
 def test_results_outlive_the_next_step_and_backward_goes_twice():

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from covarium.tasks.asked import CompilationError
 
 SMALL = 16_384  # edges; larger systems keep a GPU busy, and are neither filled up nor recorded
-MOST = 32  # recordings; sizes that come later are computed without
+MOST = 64  # recordings; sizes that come later are computed without
 WARM = 3  # steps before a recording, as torch.cuda.make_graphed_callables does
 
 T = TypeVar("T")
