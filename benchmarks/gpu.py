@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,16 @@ from peers.rows import ROWS
 from peers.subject import Subject, held, most, seconds
 from record import RECORDS, write_record
 
+from covarium.tasks import Compiled
 from covarium.workflows.arithmetic import arrange
 
 ROOT = Path(__file__).parents[1]
-# (backend, dtype) of ours; the first one is what it is without kernels and rounding
-VARIANTS = (("torch", "float32"), ("triton", "float32"), ("triton", "tf32"), ("triton", "bf16"))
+# (backend, dtype, compiled and replayed) of ours; the first one is what it is without kernels and rounding
+VARIANTS = (("torch", "float32", False), ("triton", "float32", False), ("triton", "tf32", False),
+            ("triton", "bf16", False))  # fmt: skip
+COMPILED = (("triton", "float32", True),)
+SMALL_STEPS = ("equiformer",)  # rows that launches decide; compiled after everything else, since it takes minutes
+COUNTED = ("triton, tf32", "triton, float32, compiled")  # sides whose launches are counted
 TESTS = ("tests/gpu", "tests/ops/test_rotation.py", "tests/models/test_backends.py", "tests/models/test_rounding.py")
 # ms of a training step, ratio of inference to the published implementation
 TARGETS = {"equiformer": (18.0, None), "equiformer_v2": (None, 5.0), "equiformer_v3_omat": (None, 5.0)}
@@ -50,6 +55,10 @@ ROUNDS, WARM = 20, 3
 RECIPE = "equiformer-md17-l2"
 TINY = ("model.num_layers=1", "model.irreps_node=16x0e+8x1e", "model.irreps_feature=32x0e", "model.irreps_sh=1x0e+1x1e",
         "model.irreps_head=8x0e+4x1e", "model.irreps_mlp=16x0e+8x1e", "data.limit=60")  # fmt: skip
+TINY_MODEL = {
+    "num_layers": 1, "irreps_node": "4x0e+2x1e", "irreps_head": "2x0e+2x1e", "irreps_mlp": "4x0e+2x1e",
+    "irreps_feature": "8x0e", "irreps_sh": "1x0e+1x1e", "num_heads": 2, "num_basis": 4, "radial_channels": (4,),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -64,12 +73,13 @@ def main() -> None:
     parser.add_argument("--train", type=Path, default=data / "rmd17_aspirin_train_01.extxyz.xz")
     parser.add_argument("--test", type=Path, default=data / "rmd17_aspirin_test_01.extxyz.xz")
     parser.add_argument("--dtype", choices=("float32", "tf32", "bf16"), default="tf32", help="of training")
+    parser.add_argument("--compile", action="store_true", help="training compiled and replayed, in float32")
     parser.add_argument("--minutes", type=float, default=8.0, help="of training in this call")
     parser.add_argument("--total", type=float, help="minutes of training in all calls; default: those of this one")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("gpu.py: torch sees no CUDA device; --device cpu --quick goes through the same steps")
-    if options.device == "cpu":
+    if options.device == "cpu" or options.compile:
         options.dtype = "float32"
     for stage in options.stages:
         {"tests": tests, "speed": speed, "training": training}[stage](options)
@@ -103,27 +113,39 @@ def speed(options: argparse.Namespace) -> None:
     """Every row in this process: our variants and the peer in turn."""
     options.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    for name in options.rows:
-        ours, peer, reason = subjects(name, options)
-        rows += measured(name, ours, peer, reason, options)
+    passes = [(name, VARIANTS) for name in options.rows]
+    passes += [(name, COMPILED) for name in options.rows if name in SMALL_STEPS]
+    for name, variants in passes:
+        ours, peer, reason = subjects(name, options, small=options.quick and variants is COMPILED)
+        sides = sides_of(ours, peer, variants, options)
+        rows += measured(name, sides, reason, options)
         # after every row: what is done is kept if the rest takes too long
         path = write_record(
             what(options, "speed"), rows, to=options.out,
             note="ms between two events around a pass, median and range of rounds in turn; ratio: published / ours",
         )  # fmt: skip
-        if options.device == "cuda":
-            (path.parent / f"kernels-{name}.txt").write_text(kernels(ours))
+        for side in COUNTED if options.device == "cuda" else ():
+            if side in sides:
+                (path.parent / f"kernels-{name}-{side.replace(', ', '-')}.txt").write_text(kernels(*sides[side]))
+
+
+def sides_of(
+    ours: Subject, peer: Subject | None, variants: Sequence[tuple[str, str, bool]], options: argparse.Namespace
+) -> dict[str, tuple[Subject, Callable[[], None]]]:
+    """What is measured in turn, and what prepares each."""
+    sides = {}
+    for backend, dtype, compiled in variants if options.device == "cuda" else [("torch", "float32", variants[0][2])]:
+        name = f"{backend}, {dtype}{', compiled' if compiled else ''}"
+        sides[name] = (ours, chosen(ours, dtype, backend, Compiled(tell=print) if compiled else None))
+    if peer is not None:
+        sides["published"] = (peer, chosen(None, "float32", None))
+    return sides
 
 
 def measured(
-    name: str, ours: Subject, peer: Subject | None, reason: str, options: argparse.Namespace
+    name: str, sides: Mapping[str, tuple[Subject, Callable[[], None]]], reason: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows of one workload."""
-    sides: dict[str, tuple[Subject, Callable[[], None]]] = {}
-    for backend, dtype in VARIANTS if options.device == "cuda" else VARIANTS[:1]:
-        sides[f"{backend}, {dtype}"] = (ours, chosen(ours, dtype, backend))
-    if peer is not None:
-        sides["published"] = (peer, chosen(None, "float32", None))
     found: dict[tuple[str, str], list[float]] = {}
     memory: dict[tuple[str, str], int] = {}
     for training, kind in ((False, "energy and forces"), (True, "training step")):
@@ -143,12 +165,14 @@ def measured(
     return table(name, found, memory, reason)
 
 
-def subjects(name: str, options: argparse.Namespace) -> tuple[Subject, Subject | None, str]:
-    """Ours, the peer's or None, and why it is not there."""
+def subjects(name: str, options: argparse.Namespace, *, small: bool) -> tuple[Subject, Subject | None, str]:
+    """Ours, the peer's or None, and why it is not there; ``small``: of a size that is compiled soon, without peer."""
     row = ROWS[name]
     inputs, weights = options.work / f"{name}.npz", options.work / f"{name}.safetensors"
     prepare(row, None, inputs)
-    ours = build(name, dict(np.load(inputs)), weights, options.device)
+    ours = build(name, dict(np.load(inputs)), weights, options.device, TINY_MODEL if small else {})
+    if small:
+        return ours, None, "a tiny model"
     try:
         module = importlib.import_module(f"peers.{row.peer}")
         given = inputs
@@ -160,7 +184,9 @@ def subjects(name: str, options: argparse.Namespace) -> tuple[Subject, Subject |
         return ours, None, f"{row.peer} is left out: {type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def chosen(subject: Subject | None, dtype: str, backend: Any) -> Callable[[], None]:  # noqa: ANN401 - Backend
+def chosen(
+    subject: Subject | None, dtype: str, backend: Any, compiled: Compiled | None = None  # noqa: ANN401 - Backend
+) -> Callable[[], None]:  # fmt: skip
     """Sets what a side computes with, the peer in full float32."""
 
     def prepared() -> None:
@@ -168,6 +194,8 @@ def chosen(subject: Subject | None, dtype: str, backend: Any) -> Callable[[], No
             torch.set_float32_matmul_precision("highest")
         else:
             arrange(subject.model, dtype, backend)
+            if subject.compile is not None:
+                subject.compile(compiled)
 
     return prepared
 
@@ -194,9 +222,9 @@ def table(
     return lines
 
 
-def kernels(ours: Subject) -> str:
-    """What a training step with kernels consists of: number of launches, and the kernels that take longest."""
-    arrange(ours.model, "tf32", "triton")
+def kernels(ours: Subject, prepared: Callable[[], None]) -> str:
+    """What a training step consists of: number of launches, and the kernels that take longest."""
+    prepared()
     ours.model.train()
     for _ in range(WARM):
         ours.step()
@@ -204,7 +232,7 @@ def kernels(ours: Subject) -> str:
         ours.step()
         torch.cuda.synchronize()
     averages = recorded.key_averages()
-    launches = sum(e.count for e in averages if "LaunchKernel" in e.key)
+    launches = sum(e.count for e in averages if "LaunchKernel" in e.key or "GraphLaunch" in e.key)
     return f"{launches} launches in a training step\n" + averages.table(sort_by="device_time_total", row_limit=40)
 
 
@@ -224,7 +252,7 @@ def training(options: argparse.Namespace) -> None:
         command += ["--resume", str(run)]
     else:
         command += [str(options.train), "--recipe", RECIPE, "--out", str(run)]
-        command += ["--dtype", options.dtype]
+        command += ["--dtype", options.dtype, *(["--compile"] if options.compile else [])]
         command += [part for text in (TINY if options.quick else ()) for part in ("--set", text)]
     options.work.mkdir(parents=True, exist_ok=True)
     with (options.work / "training.log").open("ab") as log:
@@ -259,8 +287,9 @@ def curve(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     last = lines[-1]
     steps, spent = int(last["step"]), float(last["time"])
     return {
-        "device": options.device, "dtype": options.dtype, "steps": steps, "epochs": float(last["epoch"]),
-        "minutes": spent / 60, "ms_per_step_with_validation": 1e3 * spent / max(steps, 1),
+        "device": options.device, "dtype": options.dtype, "compiled": options.compile, "steps": steps,
+        "epochs": float(last["epoch"]), "minutes": spent / 60,
+        "ms_per_step_with_validation": 1e3 * spent / max(steps, 1),
     }  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,8 +40,13 @@ def _frame(atoms: Atoms) -> Any:  # noqa: ANN401 - Frame
     )  # fmt: skip
 
 
-def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
-    """The model of the row with random weights, which are left in ``weights`` for the other side."""
+def build(
+    row: str, inputs: Inputs, weights: Path, device: str, changes: Mapping[str, Any] = MappingProxyType({})
+) -> Subject:
+    """The model of the row with random weights, which are left in ``weights`` for the other side.
+
+    ``changes`` are of its configuration.
+    """
     from covarium.data.batch import Batch
     from covarium.models import MODELS
     from covarium.systems import AtomGraph
@@ -48,7 +56,7 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     from covarium.training.settings import Settings
 
     r = row_of(row)
-    model = MODELS[r.model][0](r.config())
+    model = MODELS[r.model][0](replace(r.config(), **changes))
     save_file({name: p.detach().clone() for name, p in model.named_parameters()}, weights)
     terms = [Term(q, loss, weight, per_atom=False) for q, (loss, weight) in r.terms.items()]
     references = dict.fromkeys(np.unique(inputs["numbers"]).tolist(), 0.0)
@@ -79,4 +87,4 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         found = task(batch, rng)
         return torch.stack([task.weights[q] * total / count for q, (total, count) in found.items()]).sum()
 
-    return Subject(model, optimiser, infer, loss, arrange)
+    return Subject(model, optimiser, infer, loss, arrange, compile=partial(setattr, task, "compiled"))

@@ -29,6 +29,7 @@ class Subject:
         loss: the same with a graph, as one number.
         arrange: how the next pass is done, by the command for it; of a peer only training or not.
         variants: other ways to infer, by name.
+        compile: takes what computes in the place of single operations, or None, of ours.
         check: error against stored numbers of the authors' code, of a peer that is no package.
     """
 
@@ -38,6 +39,7 @@ class Subject:
     loss: Callable[[], Tensor]
     arrange: Callable[[Mapping[str, Any]], object] | None = None
     variants: Mapping[str, Callable[[], Outputs]] = field(default_factory=dict)
+    compile: Callable[[object], None] | None = None
     check: Callable[[Path], float] | None = None
 
     def make_moments(self) -> int:

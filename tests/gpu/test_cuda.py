@@ -7,6 +7,7 @@ from covarium.algebra.rotations import random_rotations
 from covarium.models.equiformer_v2 import Config, EquiformerV2
 from covarium.systems import AtomGraph, atom_graph
 from covarium.tasks import Compiled, Potential
+from covarium.tasks.replay import cuda_graphs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,7 +73,33 @@ def test_the_compiled_graph_is_checked_and_agrees_there_too():
     graph = system(task).to("cuda")
     task = task.to("cuda")
     expected = task.predict(graph)
-    task.compiled = Compiled()
-    found = task.predict(graph)
-    assert torch.allclose(found.energy, expected.energy, rtol=1e-12, atol=1e-9)
-    assert torch.allclose(found.forces, expected.forces, rtol=1e-9, atol=1e-9)
+    # recorded and replayed at the first time, replayed alone at the second
+    for recorder in (lambda device: None, cuda_graphs):
+        task.compiled = Compiled(recorder=recorder)
+        for _ in range(2):
+            found = task.predict(graph)
+            assert torch.allclose(found.energy, expected.energy, rtol=1e-12, atol=1e-9)
+            assert torch.allclose(found.forces, expected.forces, rtol=1e-9, atol=1e-9)
+
+
+def test_a_training_step_replayed_is_the_step():
+    """Of two sizes in turn, weights changed in between: energies, forces and gradients of a loss on both."""
+    task = potential("default").to("cuda")
+    large = system(task).to("cuda")
+    small = AtomGraph.collate([atom_graph([1, 8], [[0.0, 0, 0], [0.9, 0, 0]], task.model.spec)]).to("cuda")
+    compiled = Compiled()
+    weights = list(task.parameters())
+    for graph in (large, small, large, small):
+        found = []
+        for task.compiled in (None, compiled):
+            raw = task.evaluate(graph, forces=True, stress=False, create_graph=True)
+            loss = raw.forces.square().sum() + raw.energy.sum()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+            found.append([raw.energy.detach(), raw.forces.detach(), *gradients])
+        largest = max(float(g.abs().max()) for g in found[0][2:])
+        for a, b in zip(*found, strict=True):
+            assert float((a - b).abs().max()) <= 1e-9 * max(1.0, largest)
+        with torch.no_grad():
+            torch._foreach_mul_(weights, 1.01)
+    (recordings,) = compiled._recordings.values()
+    assert len(recordings.steps) == 2

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from covarium.models import equiformer, equiformer_v2, equiformer_v3, torchmd_et
 from covarium.systems import AtomGraph, atom_graph, padded
+from covarium.systems.padding import round_up
 from covarium.tasks import Potential
 
 MODELS = {
@@ -24,13 +27,15 @@ def batch(task: Potential) -> AtomGraph:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("edges", [1, 64])
-def test_answers_and_gradients_do_not_change(name, edges):
+@pytest.mark.parametrize("digits", [1, 4, 16])
+def test_answers_and_gradients_do_not_change(name, digits):
     torch.manual_seed(0)
     task = Potential(MODELS[name](), references={1: 0.0, 8: 0.0, 14: 0.0}).double()
     graph = batch(task)
-    larger = padded(graph, task.model.spec.cutoff, atoms=16, edges=edges)
-    assert larger.num_atoms == 16 and larger.edge_index.shape[1] % edges == 0 and larger.num_graphs == 4
+    larger = padded(graph, task.model.spec.cutoff, digits=digits)
+    sizes = (graph.num_atoms + 2, graph.edge_index.shape[1])
+    assert (larger.num_atoms, larger.edge_index.shape[1]) == tuple(round_up(n, digits) for n in sizes)
+    assert larger.num_graphs == 4
     assert bool((larger.edge_index[1].diff() >= 0).all())
     found = []
     for system in (graph, larger):
@@ -42,3 +47,10 @@ def test_answers_and_gradients_do_not_change(name, edges):
         found.append([energy.detach(), forces.detach(), *gradient])
     for expected, value in zip(*found, strict=True):
         assert torch.allclose(value, expected, rtol=1e-10, atol=1e-12 * max(1.0, float(expected.abs().max())))
+
+
+@given(number=st.integers(0, 1 << 40), digits=st.integers(1, 12))
+def test_round_numbers_are_few_and_near(number, digits):
+    rounded = round_up(number, digits)
+    assert number <= rounded <= number * (1 + 2.0 ** (1 - digits))
+    assert rounded.bit_count() <= digits and round_up(rounded, digits) == rounded

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from covarium.systems import AtomGraph, AtomModel, Denoising
+from covarium.systems import AtomGraph, AtomModel, Denoising, padded
 from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, Slot, counted, slots_of
 from covarium.tasks.potential import Potential, Prediction
+from covarium.tasks.replay import SMALL, Recorder, Recordings, cuda_graphs
 
 if TYPE_CHECKING:
     from covarium.tasks.recording import Graph
@@ -30,12 +31,14 @@ class Compiled:
     """Takes the place of the single operations of a potential: ``potential.compiled = Compiled()``.
 
     A graph is made when it is first needed: for the quantities that are asked for, with or without gradients of the
-    weights. A copy begins without graphs.
+    weights. A copy begins without graphs. Steps of small systems are recorded and replayed where there is a recorder;
+    systems are then filled up to few sizes, and what is said of the filling is cut off.
 
     Args:
         remedy: what to do instead, for messages.
         backend: of ``torch.compile``, by its name or itself.
-        tell: called with a line about each graph.
+        tell: called with a line about each graph and each recording.
+        recorder: for a device, None if steps are not recorded there; CUDA graphs by default.
 
     Attributes:
         graphs: by what they answer.
@@ -48,13 +51,15 @@ class Compiled:
     def __init__(
         self, remedy: str = "leave it uncompiled", *, backend: Backend = "inductor",
         tell: Callable[[str], object] | None = None,
+        recorder: Callable[[torch.device], Recorder | None] = cuda_graphs,
     ) -> None:  # fmt: skip
-        self.remedy, self.backend, self.tell = remedy, backend, tell
+        self.remedy, self.backend, self.tell, self.recorder = remedy, backend, tell, recorder
         self.graphs: dict[Asked, Graph] = {}
+        self._recordings: dict[torch.device, Recordings] = {}
         self._slots: list[Slot] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)(self.remedy, backend=self.backend, tell=self.tell)
+        return type(self)(self.remedy, backend=self.backend, tell=self.tell, recorder=self.recorder)
 
     def __call__(
         self,
@@ -82,13 +87,24 @@ class Compiled:
 
                 self.graphs[asked] = build(potential, system, asked, self.backend)
         graph = self.graphs[asked]
-        sizes = (system.num_atoms, system.edge_index.shape[1], system.num_graphs)
+        recordings = self._recordings_of(system)
+        given = system if recordings is None else padded(system, potential.model.spec.cutoff)
+        sizes = (given.num_atoms, given.edge_index.shape[1], given.num_graphs)
         if refusal := graph.refusal(sizes):
             raise CompilationError(f"{refusal}; {self.remedy}")
+        inputs = [getattr(given, name).contiguous() for name in SIZES]
+        known = 0 if recordings is None else len(recordings.steps)
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            found = graph.call(*weights, *(getattr(system, name).contiguous() for name in SIZES))
+            if recordings is None:
+                found = graph.call(*weights, *inputs)
+            else:
+                with self._explaining(potential):
+                    found = recordings((asked, sizes), graph.call, weights, inputs)
+                rows = {"energy": system.num_graphs, "stress": system.num_graphs}
+                found = [v[: rows.get(n, system.num_atoms)] for n, v in zip(graph.names, found, strict=True)]
         prediction = Prediction(**dict(zip(graph.names, found, strict=True)))
-        if graph.unchecked(sizes, found[0].requires_grad):
+        recorded = recordings is not None and len(recordings.steps) != known
+        if graph.unchecked(sizes, found[0].requires_grad) or recorded:
             # at the first gradient, that of the graph is compiled
             with self._explaining(potential):
                 agreement = compared(potential, system, prediction, asked)
@@ -96,6 +112,15 @@ class Compiled:
                 taken = f"compiled in {time.monotonic() - start:.0f} s, " if new else ""
                 self.tell(f"{taken}compared with the uncompiled potential in {counted(sizes)}: off by {agreement}")
         return prediction
+
+    def _recordings_of(self, system: AtomGraph) -> Recordings | None:
+        """Those of the system's device, None if it is not recorded."""
+        if not 0 < system.edge_index.shape[1] <= SMALL:
+            return None
+        device = system.positions.device
+        if device not in self._recordings and (recorder := self.recorder(device)) is not None:
+            self._recordings[device] = Recordings(recorder)
+        return self._recordings.get(device)
 
     def _refuse(self, potential: Potential, denoising: Denoising | None) -> None:
         """

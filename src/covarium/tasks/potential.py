@@ -310,7 +310,7 @@ class Potential(nn.Module):
             f = -gradients[0] if self.forces == "gradient" else output.forces
         s = output.stress if stress else None
         if by_strain:
-            s = gradients[1] / torch.linalg.det(system.cell).abs()[:, None, None]
+            s = gradients[1] / _volume(system.cell)[:, None, None]
         return Prediction(energy=energy, atom_energy=output.energy.double(), forces=f, stress=s, noise=output.noise)
 
     def _in_units_of_scale(self, said: Prediction) -> Prediction:
@@ -499,6 +499,12 @@ def _refuse_without_volume(system: AtomGraph) -> None:
 def _sum(values: Tensor, system: AtomGraph) -> Tensor:
     """Sum over the atoms of each structure: [N] → [B]."""
     return scatter_sum(values, system.batch, system.num_graphs)
+
+
+def _volume(cell: Tensor) -> Tensor:
+    """|a · (b × c)| of [B, 3, 3]: arithmetic alone, which a CUDA graph can hold, unlike a factorisation."""
+    a, b, c = cell.unbind(1)
+    return (a * torch.linalg.cross(b, c)).sum(1).abs()
 
 
 def _strained(system: AtomGraph, strain: Tensor) -> AtomGraph:

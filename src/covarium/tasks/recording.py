@@ -132,6 +132,7 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
             module = make_fx(_marking(function), primitive, _allow_non_fake_inputs=True)(*inputs)
         _refuse_random(module)
         _join_saved(module)
+        _move_constants(module, system.positions.device)
         with torch.set_grad_enabled(asked.trained):
             call = lookup_backend(backend)(module, inputs, **_options(backend, system))
     return Graph(call, names, [guard.expr for guard in env.guards], [n.node.expr for n in lengths.values()])
@@ -206,6 +207,13 @@ def _join_saved(module: GraphModule) -> None:
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _move_constants(module: GraphModule, device: torch.device) -> None:
+    """To where they are used: what is copied from the host at every call is no part of a CUDA graph."""
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and isinstance(value := getattr(module, node.target), Tensor):
+            setattr(module, node.target, value.to(device))
 
 
 def _refuse_random(module: GraphModule) -> None:
