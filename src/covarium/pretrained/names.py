@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from covarium.errors import CovariumError, nearest
@@ -22,6 +23,25 @@ def flat(name: str) -> str:
     return name
 
 
+def refuse_twice(given: Iterable[str], official: Callable[[str], str]) -> None:
+    """Refuse two names that are one without the prefixes of wrappers.
+
+    Args:
+        given: names as they stand in a file.
+        official: the name without prefixes.
+
+    Raises:
+        CovariumError: names both.
+    """
+    seen: dict[str, str] = {}
+    for name in given:
+        if (first := seen.setdefault(official(name), name)) != name:
+            raise CovariumError(
+                f"the file holds '{first}' and '{name}', both of which are '{official(name)}' of the model; remove the "
+                "one that is not meant"
+            )
+
+
 def placed(
     state: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
@@ -37,7 +57,8 @@ def placed(
         official: the official name of ours.
 
     Raises:
-        CovariumError: a weight is missing or left over, or has another shape; axes of length 1 do not count.
+        CovariumError: a weight is missing, left over or not finite, or has another shape; axes of length 1 do not
+            count.
     """
     left, taken = dict(state), {}
     for name, value in expected.items():
@@ -47,6 +68,8 @@ def placed(
         weights = left.pop(theirs)
         if [s for s in weights.shape if s > 1] != [s for s in value.shape if s > 1]:
             raise CovariumError(f"'{theirs}' has shape {tuple(weights.shape)}, expected {tuple(value.shape)}")
+        if not bool(torch.isfinite(weights).all()):
+            raise CovariumError(f"'{theirs}' is not finite everywhere: the file is damaged, or its run diverged")
         taken[name] = weights.reshape(value.shape)
     over = sorted(name for name, value in left.items() if not dropped(name, value))
     if over:
