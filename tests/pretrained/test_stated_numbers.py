@@ -172,6 +172,11 @@ def test_damaged_weights(bad: float, tmp_path: Path) -> None:
     archive["state_dict"][f"model.{name}"][3, 1] = bad
     with pytest.raises(CovariumError, match=f"official.pt: '{name}' is not finite everywhere"):
         converted(archive, tmp_path)
+    archive, name = direct(), "blocks.1.ga.so2_linear_1.so2_m_linear.0.fc.weight"
+    archive["ema"] = None
+    archive["state_dict"][f"module.module.{name}"][1, 1] = bad
+    with pytest.raises(CovariumError, match=f"official.pt: '{name}' is not finite everywhere"):
+        converted(archive, tmp_path)
     description, state, _ = case("equiformer_v2", V2)
     archive = ocp(description, state, "equiformer_v2")
     archive["ema"]["shadow_params"][0].view(-1)[0] = bad
@@ -228,12 +233,12 @@ def test_arguments_of_another_type(arguments: dict[str, Any], said: str, tmp_pat
         ({"hyper_parameters": None}, "hyper_parameters is None; a dictionary is expected"),
         ({"normalizers": {"energy": None}}, "normalizers.energy is None; a dictionary is expected"),
         ({"normalizers": [1]}, "normalizers is [1]; a dictionary is expected"),
-        ({"normalizers": {"energy": {"mean": "0", "std": 1.0}}}, "normalizers.energy.mean is '0'; a finite number is ex"),
+        ({"normalizers": {"energy": {"mean": "0", "std": 1.0}}}, "normalizers.energy.mean is '0'; a finite"),
         ({"elementrefs": {"energy": {}}}, "elementrefs.energy.element_references is None; a tensor is expected"),
         ({"config": [1]}, "config is [1]; a dictionary is expected"),
         ({"config": {"model": ["x"]}}, "config.model is ['x']; a name, or a dictionary with one, is expected"),
-        ({"config": {"model": "equiformer_v3", "model_attributes": {"lmax": "6"}}}, "lmax is '6'; a whole number is exp"),
-        ({"config": {"model": "equiformer_v2", "model_attributes": {"lmax_list": 6}}}, "lmax_list is 6; a list is exp"),
+        ({"config": {"model": "equiformer_v3", "model_attributes": {"lmax": "6"}}}, "lmax is '6'; a whole number"),
+        ({"config": {"model": "equiformer_v2", "model_attributes": {"lmax_list": 6}}}, "lmax_list is 6; a list"),
     ],
     ids=str,
 )

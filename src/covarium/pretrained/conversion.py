@@ -67,9 +67,17 @@ class _Found:
     target: str | None = None
 
     def model(self) -> AtomModel:
-        """Our model with the official weights, in their precision."""
+        """Our model with the official weights, in their precision.
+
+        Raises:
+            CovariumError: a weight is not finite.
+        """
         model = MODELS[self.family](self.config)
         state = _parameters(self.family, self.config, self.state, model.state_dict())
+        for name, value in state.items():
+            if not bool(torch.isfinite(value).all()):
+                theirs = _official_name(self.family, self.config, name)
+                raise CovariumError(f"'{theirs}' is not finite everywhere: the file is damaged, or its run diverged")
         model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
         model.load_state_dict(state)
         return model
@@ -159,6 +167,10 @@ def _parameters(
     return KINDS[family].parameters_from_official(state, expected)
 
 
+def _official_name(family: str, config: Any, name: str) -> str:  # noqa: ANN401
+    return equiformer_v3.official_name(name, config) if family == "equiformer_v3" else name
+
+
 def _expected(path: Path, family: str, config: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
     """Names and shapes of the model's weights, before anything takes memory or time.
 
@@ -181,7 +193,7 @@ def _fairchem(
     state = {flat(key): value for key, value in content["state_dict"].items()}
     config = _config(family, arguments)
     expected = _expected(path, family, config, state)
-    wanted = {equiformer_v3.official_name(own, config) if family == "equiformer_v3" else own for own in expected}
+    wanted = {_official_name(family, config, own) for own in expected}
     heads = _strange_heads(content["state_dict"], wanted)
     refuse_twice((key for key in content["state_dict"] if HEADS not in key or flat(key) in wanted), flat)
     strange = {one for names in heads.values() for one in names}
@@ -226,9 +238,8 @@ def _family(path: Path, name: str | None, stated: str | None, arguments: dict[st
         raise CovariumError(f"{path} holds the model '{name}'{nearest(name, names)}; known: {', '.join(names)}")
     if not configured:
         raise CovariumError(
-            f"{path} has no configuration, and the name '{name}' alone does not say the sizes of the model"
-            f"{nearest(name, equiformer.NAMED)}; give the checkpoint as its trainer wrote it, with 'config' beside "
-            "'state_dict', or the name of a model whose sizes are published"
+            f"{path} has no configuration, and the name '{name}' alone does not say the sizes of the model; give the "
+            f"checkpoint as its trainer wrote it, with 'config' beside 'state_dict'{nearest(name, equiformer.NAMED)}"
         )
     return family, arguments
 

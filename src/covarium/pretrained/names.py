@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from covarium.errors import CovariumError, nearest
@@ -57,8 +56,7 @@ def placed(
         official: the official name of ours.
 
     Raises:
-        CovariumError: a weight is missing, left over or not finite, or has another shape; axes of length 1 do not
-            count.
+        CovariumError: a weight is missing or left over, or has another shape; axes of length 1 do not count.
     """
     left, taken = dict(state), {}
     for name, value in expected.items():
@@ -68,8 +66,6 @@ def placed(
         weights = left.pop(theirs)
         if [s for s in weights.shape if s > 1] != [s for s in value.shape if s > 1]:
             raise CovariumError(f"'{theirs}' has shape {tuple(weights.shape)}, expected {tuple(value.shape)}")
-        if not bool(torch.isfinite(weights).all()):
-            raise CovariumError(f"'{theirs}' is not finite everywhere: the file is damaged, or its run diverged")
         taken[name] = weights.reshape(value.shape)
     over = sorted(name for name, value in left.items() if not dropped(name, value))
     if over:
