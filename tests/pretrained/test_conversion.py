@@ -264,8 +264,12 @@ def test_a_foreign_file_is_refused_at_once_with_its_name(content: dict, tmp_path
 def test_a_file_without_sound_normalisers_is_refused(tmp_path: Path) -> None:
     description, state, _ = case("equiformer_v2", "b1_gate_mshare_energy")
     archive = ocp(description, state, "equiformer_v2")
-    for damage in ({"normalizers": {"target": {}}}, {"ema": [1]}, {"ema": {"shadow_params": 3}}):
-        with pytest.raises(CovariumError, match="official.pt describes no model that can be built.* official code"):
+    for damage, said in (
+        ({"normalizers": {"target": {}}}, "normalizers.target.mean is None; a finite number is expected"),
+        ({"ema": [1]}, r"ema is \[1\]; a dictionary is expected"),
+        ({"ema": {"shadow_params": 3}}, "ema.shadow_params is no list of tensors"),
+    ):
+        with pytest.raises(CovariumError, match=f"official.pt: {said}"):
             convert(written({**archive, **damage}, tmp_path))
 
 

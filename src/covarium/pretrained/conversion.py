@@ -17,7 +17,8 @@ from covarium.errors import CovariumError, nearest
 from covarium.models import Equiformer, EquiformerV2, EquiformerV3, TorchMDET
 from covarium.pretrained import equiformer, equiformer_v2, equiformer_v3, ocp, torchmd_et
 from covarium.pretrained.archive import read_archive
-from covarium.pretrained.names import HEADS, flat
+from covarium.pretrained.names import HEADS, flat, refuse_twice
+from covarium.pretrained.stated import mapping, number, table, typed
 from covarium.systems import AtomModel
 from covarium.tasks import EnergySemantics, Potential, Property, PropertySemantics, Term
 from covarium.tasks.targets import QM9, canonical
@@ -35,6 +36,12 @@ MODELS: Mapping[str, Callable[[Any], AtomModel]] = {
     "equiformer_v3": EquiformerV3,
     "equiformer": Equiformer,
     "torchmd_et": TorchMDET,
+}
+KINDS: Mapping[str, Any] = {
+    "equiformer_v2": equiformer_v2,
+    "equiformer_v3": equiformer_v3,
+    "equiformer": equiformer,
+    "torchmd_et": torchmd_et,
 }
 
 
@@ -60,9 +67,17 @@ class _Found:
     target: str | None = None
 
     def model(self) -> AtomModel:
-        """Our model with the official weights, in their precision."""
+        """Our model with the official weights, in their precision.
+
+        Raises:
+            CovariumError: a weight is not finite.
+        """
         model = MODELS[self.family](self.config)
         state = _parameters(self.family, self.config, self.state, model.state_dict())
+        for name, value in state.items():
+            if not bool(torch.isfinite(value).all()):
+                theirs = _official_name(self.family, self.config, name)
+                raise CovariumError(f"'{theirs}' is not finite everywhere: the file is damaged, or its run diverged")
         model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
         model.load_state_dict(state)
         return model
@@ -135,11 +150,12 @@ def _sha256(path: Path) -> str:
 def _config(family: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of the family's model
     """Our Config of official arguments."""
     constructor = {key: value for key, value in arguments.items() if key != "class_"}
+    typed(constructor, KINDS[family].DEFAULTS)
     if family == "equiformer_v3":
         return equiformer_v3.config_from_official(constructor, arguments["class_"])
     if family == "equiformer":
         return equiformer.config_from_official(arguments["class_"], constructor)
-    return (torchmd_et if family == "torchmd_et" else equiformer_v2).config_from_official(constructor)
+    return KINDS[family].config_from_official(constructor)
 
 
 def _parameters(
@@ -148,8 +164,11 @@ def _parameters(
     """Official weights under our names, each in its place and none left over."""
     if family == "equiformer_v3":
         return equiformer_v3.parameters_from_official(state, expected, config)
-    kinds = {"equiformer_v2": equiformer_v2, "equiformer": equiformer, "torchmd_et": torchmd_et}
-    return kinds[family].parameters_from_official(state, expected)
+    return KINDS[family].parameters_from_official(state, expected)
+
+
+def _official_name(family: str, config: Any, name: str) -> str:  # noqa: ANN401
+    return equiformer_v3.official_name(name, config) if family == "equiformer_v3" else name
 
 
 def _expected(path: Path, family: str, config: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
@@ -169,13 +188,14 @@ def _expected(path: Path, family: str, config: Any, state: Mapping[str, Tensor])
 def _fairchem(
     path: Path, content: Mapping[str, Any], name: str | None, weights: str, target: str | None
 ) -> tuple[_Found, Potential | Property]:
-    stated, arguments = ocp.model_of(content.get("config") or {})
+    stated, arguments = ocp.model_of(mapping("config", content.get("config") or {}))
     family, arguments = _family(path, name, stated, arguments)
     state = {flat(key): value for key, value in content["state_dict"].items()}
     config = _config(family, arguments)
     expected = _expected(path, family, config, state)
-    wanted = {equiformer_v3.official_name(own, config) if family == "equiformer_v3" else own for own in expected}
+    wanted = {_official_name(family, config, own) for own in expected}
     heads = _strange_heads(content["state_dict"], wanted)
+    refuse_twice((key for key in content["state_dict"] if HEADS not in key or flat(key) in wanted), flat)
     strange = {one for names in heads.values() for one in names}
     own = {key: value for key, value in state.items() if key not in strange}
     _parameters(family, config, own, expected)
@@ -183,7 +203,7 @@ def _fairchem(
     notes += [f"left out: the head '{head}', which this model has not" for head in heads]
     if weights == "averaged" and content.get("ema"):
         parameters = [key for key in state if key in wanted or (key in strange and not equiformer_v2.is_buffer(key))]
-        own |= _averages(path, content["ema"], state, parameters, strange)
+        own |= _averages(path, mapping("ema", content["ema"]), state, parameters, strange)
         notes.append("averaged weights (exponential moving average)")
     else:
         notes.append("weights of the last step" + ("" if content.get("ema") else "; the file has no averaged ones"))
@@ -192,7 +212,7 @@ def _fairchem(
         return found, _of_qm9(found)
     if target not in (None, "energy"):
         raise CovariumError(f"this {family} predicts energies, not '{target}'; leave --target out")
-    return found, _potential(found, ocp.normalisers(content), ocp.element_references(content))
+    return found, _potential(found, content)
 
 
 def _family(path: Path, name: str | None, stated: str | None, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -219,7 +239,7 @@ def _family(path: Path, name: str | None, stated: str | None, arguments: dict[st
     if not configured:
         raise CovariumError(
             f"{path} has no configuration, and the name '{name}' alone does not say the sizes of the model; give the "
-            "checkpoint as its trainer wrote it, with 'config' beside 'state_dict'"
+            f"checkpoint as its trainer wrote it, with 'config' beside 'state_dict'{nearest(name, equiformer.NAMED)}"
         )
     return family, arguments
 
@@ -237,7 +257,9 @@ def _averages(
     path: Path, ema: Mapping[str, Any], state: Mapping[str, Tensor], parameters: list[str], strange: set[str]
 ) -> dict[str, Tensor]:
     """The averages carry no names: they stand in the order of the trained ``parameters``; ``strange`` ones are left."""
-    shadow = list(ema.get("shadow_params") or ema.get("shadow") or [])
+    shadow = ema.get("shadow_params") or ema.get("shadow") or []
+    if not isinstance(shadow, (list, tuple)) or not all(isinstance(value, Tensor) for value in shadow):
+        raise CovariumError("ema.shadow_params is no list of tensors; use --weights last")
     if [tuple(state[name].shape) for name in parameters] != [tuple(value.shape) for value in shadow]:
         raise CovariumError(
             f"{path}: its {len(shadow)} averaged tensors do not fit the {len(parameters)} parameters in order and "
@@ -246,17 +268,17 @@ def _averages(
     return {name: value for name, value in zip(parameters, shadow, strict=True) if name not in strange}
 
 
-def _potential(
-    found: _Found, normalisers: Mapping[str, tuple[float, float]], references: Mapping[int, float]
-) -> Potential:
+def _potential(found: _Found, content: Mapping[str, Any]) -> Potential:
     """Energies and forces of any model but TorchMD-NET's; Equiformer's scripts leave statistics among the weights."""
     unit = KCAL_PER_MOL if str(found.arguments.get("class_")).endswith("MD17") else 1.0
-    normalisers = {**_statistics(found.state, unit), **normalisers}
-    table = found.state.get("atomref") if found.family == "equiformer" else None
-    if table is not None and not references:
-        references = {z: unit * float(e) for z, e in enumerate(table.flatten().tolist())}
     model = found.model()
+    direct = "forces" in model.outputs
+    normalisers = {**_statistics(found.state, unit), **ocp.normalisers(content, direct=direct)}
+    references, outside = ocp.element_references(content)
+    if "atomref" in found.state and found.family == "equiformer" and not references:
+        references = {z: unit * e for z, e in table("atomref", found.state["atomref"]).items()}
     mean, scale = normalisers.get("energy", (0.0, 1.0))
+    heads = sorted(model.outputs & {"forces", "stress"}) if direct else []
     for name in ("forces", "stress"):
         if normalisers.get(name, (0.0, 1.0))[0] != 0:
             raise CovariumError(f"{name} with a mean that is not 0 are not equivariant; this file cannot be converted")
@@ -265,16 +287,22 @@ def _potential(
             "is in standard deviations of its training energies, which its script keeps outside"
         )  # fmt: skip
         found.notes.append(f"no normalisers in the file: what the model says {taken}")
-    direct = "forces" in model.outputs
-    heads = {name: spread for name, (_, spread) in normalisers.items() if direct and name in ("forces", "stress")}
-    known = ocp.energies_of(mean, scale) or EnergySemantics(note=f"converted from an official {found.family}")
+    elif unscaled := [name for name in heads if name not in normalisers]:
+        found.notes.append(f"no normaliser of {' and '.join(unscaled)} in the file: scale 1")
+    known = ocp.energies_of(mean, scale) or EnergySemantics(
+        "total" if any(references.values()) else "unknown", note=f"converted from an official {found.family}"
+    )
+    if outside:
+        relative = f"relative to the references of the elements in {outside}, which the file does not hold"
+        found.notes.append(f"energies are {relative}")
+        known = EnergySemantics("formation", note=f"converted from an official {found.family}, {relative}")
     return Potential(
         model,
         references=_all_elements(model, references),
         forces="direct" if direct else "gradient",
         scale=scale,
         offset=mean,
-        head_scales={name: spread for name, spread in heads.items() if name in model.outputs},
+        head_scales={name: normalisers.get(name, (0.0, 1.0))[1] for name in heads},
         terms=(Term("energy"), Term("forces", loss="l2")),
         semantics=known,
     ).eval()
@@ -282,16 +310,17 @@ def _potential(
 
 def _statistics(state: Mapping[str, Tensor], unit: float) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of the target, where they stand among the weights."""
-    of_script = {name: float(state[name]) for name in ("task_mean", "task_std") if name in state}
-    if not of_script:
+    if not state.keys() & {"task_mean", "task_std"}:
         return {}
-    return {"energy": (unit * of_script.get("task_mean", 0.0), unit * of_script.get("task_std", 1.0))}
+    mean, std = number("task_mean", state.get("task_mean", 0.0)), state.get("task_std", 1.0)
+    return {"energy": (unit * mean, unit * number("task_std", std, positive=True))}
 
 
 def _all_elements(model: AtomModel, references: Mapping[int, float]) -> dict[int, float]:
     """A reference of every element of the model's tables."""
     tables = int(getattr(model.config, "max_num_elements"))  # noqa: B009 - every Config has one
-    return {z: references.get(z, 0.0) for z in range(1, tables)}
+    elements = getattr(model.config, "elements", None) or range(1, tables)
+    return {z: references.get(z, 0.0) for z in elements}
 
 
 def _of_qm9(found: _Found) -> Potential | Property:
@@ -304,8 +333,8 @@ def _of_qm9(found: _Found) -> Potential | Property:
         )
     target = str(found.target)
     total = QM9[target].what == "a total energy"
-    table, statistics = found.state.get("atomref"), _statistics(found.state, 1.0)
-    references = {} if table is None else {z: float(e) for z, e in enumerate(table.flatten().tolist())}
+    statistics = _statistics(found.state, 1.0)
+    references = table("atomref", found.state["atomref"]) if "atomref" in found.state else {}
     mean, scale = statistics.get("energy", (0.0, 1.0))
     model, unit = found.model(), QM9_UNITS[target]
     kept = "relative to the energies of the isolated atoms, which the file does not hold"
@@ -334,7 +363,7 @@ def _of_qm9(found: _Found) -> Potential | Property:
 
 
 def _torchmd(path: Path, content: Mapping[str, Any], target: str | None) -> tuple[_Found, Potential | Property]:
-    given, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
+    given, state = mapping("hyper_parameters", content["hyper_parameters"]), dict(content["state_dict"])
     arguments, unknown = torchmd_et.arguments_read(given)
     config = _config("torchmd_et", arguments)
     _parameters("torchmd_et", config, state, _expected(path, "torchmd_et", config, state))
@@ -352,6 +381,10 @@ def _torchmd(path: Path, content: Mapping[str, Any], target: str | None) -> tupl
 def _torchmd_task(found: _Found, data: str) -> Potential | Property:
     model, known = found.model(), torchmd_et.normalisation_from_official(found.arguments, found.state)
     own = "energy" not in model.outputs
+    if model.outputs & {"dipole", "vector"} and known.mean != 0:
+        raise CovariumError(
+            f"a mean of {known.mean} on every component of a vector is not equivariant; this file cannot be converted"
+        )
     quantity = found.target if found.target and (found.target != "energy" or not own) else _of_head(model)
     switched_off = "relative to the references of the elements, which the file switches off"
     if known.switched_off:
@@ -373,7 +406,7 @@ def _torchmd_task(found: _Found, data: str) -> Potential | Property:
         readout=readout,
         references=_all_elements(model, {} if own else known.references),
         scale=known.std,
-        offset=0.0 if model.outputs & {"dipole", "vector"} else known.mean,
+        offset=known.mean,
     ).eval()
 
 

@@ -24,8 +24,8 @@ DEFAULTS: dict[str, Any] = dict(
     use_atom_edge_embedding=True, share_atom_edge_embedding=False, use_m_share_rad=False, distance_function="gaussian",
     use_s2_act_attn=False, use_attn_renorm=True, use_gate_act=False, use_grid_mlp=False, use_sep_s2_act=True,
     alpha_drop=0.1, drop_path_rate=0.05, proj_drop=0.0, weight_init="normal",
-    # arguments of fairchem 1.x
-    avg_num_nodes=AVG_NUM_NODES, avg_degree=AVG_DEGREE, enforce_max_neighbors_strictly=True, use_energy_lin_ref=False,
+    # arguments of fairchem 1.x; None for the statistics of IS2RE
+    avg_num_nodes=None, avg_degree=None, enforce_max_neighbors_strictly=True, use_energy_lin_ref=False,
 )  # fmt: skip
 DEAD = {
     "num_sphere_samples", "num_distance_basis", "attn_activation", "ffn_activation", "otf_graph",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -20,6 +20,25 @@ def flat(name: str) -> str:
     if name.startswith(HEADS):
         name = name.removeprefix(HEADS).partition(".")[2]
     return name
+
+
+def refuse_twice(given: Iterable[str], official: Callable[[str], str]) -> None:
+    """Refuse two names that are one without the prefixes of wrappers.
+
+    Args:
+        given: names as they stand in a file.
+        official: the name without prefixes.
+
+    Raises:
+        CovariumError: names both.
+    """
+    seen: dict[str, str] = {}
+    for name in given:
+        if (first := seen.setdefault(official(name), name)) != name:
+            raise CovariumError(
+                f"the file holds '{first}' and '{name}', both of which are '{official(name)}' of the model; remove the "
+                "one that is not meant"
+            )
 
 
 def placed(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from covarium.errors import CovariumError, nearest
 from covarium.models.torchmd_et import Config
-from covarium.pretrained.names import flat, placed
+from covarium.pretrained.names import flat, placed, refuse_twice
+from covarium.pretrained.stated import number, table
 from covarium.tasks.targets import ALIASES, canonical
 
 # all that the Equivariant Transformer, its heads and its priors read
@@ -164,8 +165,8 @@ def normalisation_from_official(args: Mapping[str, Any], state: Mapping[str, Ten
     """What an official checkpoint knows of its data.
 
     Raises:
-        CovariumError: another prior than ``Atomref``, one without its table or a table without its prior, or an unknown
-            reduction.
+        CovariumError: another prior than ``Atomref``, one without its table or a table without its prior, an unknown
+            reduction, or a number that is not finite.
     """
     clean = renamed(state)
     reduce = args.get("reduce_op", "add")
@@ -181,13 +182,13 @@ def normalisation_from_official(args: Mapping[str, Any], state: Mapping[str, Ten
         if index not in tables:
             raise CovariumError(f"the official weights lack 'prior_model.{index}.atomref.weight' of the prior '{name}'")
         if options.get("enable", True):
-            for z, energy in enumerate(tables[index].flatten().tolist()):
+            for z, energy in table(f"prior_model.{index}.atomref.weight", tables[index]).items():
                 references[z] = references.get(z, 0.0) + energy
     if beyond := sorted(tables.keys() - set(range(len(priors)))):
         raise CovariumError(f"the weights hold 'prior_model.{beyond[0]}', and the arguments name no prior for it")
     return Normalisation(
-        mean=float(clean["mean"]) if "mean" in clean else 0.0,
-        std=float(clean["std"]) if "std" in clean else 1.0,
+        mean=number("mean", clean.get("mean", 0.0)),
+        std=number("std", clean.get("std", 1.0), positive=True),
         references=references,
         switched_off=any(not options.get("enable", True) for _, options in priors),
         reduce=REDUCTIONS[reduce],
@@ -234,11 +235,13 @@ def quantity_from_official(args: Mapping[str, Any]) -> str | None:
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names of release 3.x, without prefixes."""
-    clean: dict[str, Tensor] = {}
-    for given, value in state.items():
-        name = flat(given)
-        for pattern, replacement in RENAMED:
-            name = re.sub(pattern, replacement, name)
-        clean[name] = value
-    return clean
+    """The same tensors under the names of release 3.x, without prefixes; two of one name are refused."""
+    refuse_twice(state, _renamed)
+    return {_renamed(name): value for name, value in state.items()}
+
+
+def _renamed(name: str) -> str:
+    name = flat(name)
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
