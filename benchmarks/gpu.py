@@ -43,7 +43,8 @@ from covarium.workflows.arithmetic import arrange
 ROOT = Path(__file__).parents[1]
 # (backend, dtype) of ours; the first one is what it is without kernels and rounding
 VARIANTS = (("torch", "float32"), ("triton", "float32"), ("triton", "tf32"), ("triton", "bf16"))
-TESTS = ("tests/gpu", "tests/ops/test_rotation.py", "tests/models/test_backends.py", "tests/models/test_rounding.py")
+TESTS = ("tests/gpu", "tests/ops/test_rotation.py", "tests/ops/test_messages.py", "tests/models/test_backends.py",
+         "tests/models/test_rounding.py")  # fmt: skip
 # ms of a training step, ratio of inference to the published implementation
 TARGETS = {"equiformer": (18.0, None), "equiformer_v2": (None, 5.0), "equiformer_v3_omat": (None, 5.0)}
 ROUNDS, WARM = 20, 3

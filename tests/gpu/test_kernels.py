@@ -69,7 +69,7 @@ def answers(task: Potential, graph: AtomGraph) -> dict[str, torch.Tensor]:
 def test_every_model_is_the_same_on_cpu_and_gpu(name, backend):
     task = potential(name).double()
     if backend not in task.model.backends:
-        pytest.skip("this model rotates no features")
+        pytest.skip("there are no kernels for this model")
     graph = system(task)
     expected = answers(task, graph)
     task.to("cuda")
