@@ -296,7 +296,7 @@ class EquivariantMultiHeadAttention(nn.Module):
         weight = None if edges.vector_weight is None else edges.vector_weight.unsqueeze(1)
         directions = edges.unit if weight is None else edges.unit * weight
         return edge_messages(
-            alpha, dv, directions, weight, values, *(vectors or [None]), (edges.ends[0], edges.onto),
+            alpha, dv, directions, weight, values, vectors[0] if vectors else None, (edges.ends[0], edges.onto),
             backend=edges.backend,
         )  # fmt: skip
 
