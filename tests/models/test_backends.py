@@ -68,8 +68,11 @@ def test_the_backend_does_not_change_the_answer(name):
     task = Potential(MODELS[name](), references={1: 0.0, 8: 0.0}).to(DEVICE).double()
     graph = system(task)
     expected = answers(task, graph, "torch", None)
-    for tile in (None, 2) if name in ("equiformer", "et") else (None,):
+    for tile in (None, 4) if name in ("equiformer", "et") else (None,):
         found = answers(task, graph, "triton", tile)
-        assert found.keys() == expected.keys()
+        # in tiles a weight that nothing reads has a gradient too, which is zero
+        unread = found.keys() - expected.keys()
+        assert expected.keys() <= found.keys() and (tile or not unread)
+        assert not any(bool(found[key].any()) for key in unread)
         for key, value in expected.items():
             assert float((found[key] - value).abs().max()) <= 1e-12 * max(float(value.abs().max()), 1e-3), key
