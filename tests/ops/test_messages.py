@@ -132,8 +132,8 @@ def test_finite_differences():
         found = {name: part.view_as(t) for part, (name, t) in zip(parts, tensors.items(), strict=True)}
         return through(found, ends, heads, "triton")
 
-    assert gradcheck(function, flat, fast_mode=True)
-    assert gradgradcheck(function, flat, fast_mode=True)
+    assert gradcheck(function, flat, fast_mode=True, check_undefined_grad=False)
+    assert gradgradcheck(function, flat, fast_mode=True, check_undefined_grad=False)
 
 
 @needs_triton
