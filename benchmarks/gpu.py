@@ -48,7 +48,8 @@ VARIANTS = (("torch", "float32", False), ("triton", "float32", False), ("triton"
 COMPILED = (("triton", "float32", True),)
 SMALL_STEPS = ("equiformer",)  # rows that launches decide; compiled after everything else, since it takes minutes
 COUNTED = ("triton, tf32", "triton, float32, compiled")  # sides whose launches are counted
-TESTS = ("tests/gpu", "tests/ops/test_rotation.py", "tests/models/test_backends.py", "tests/models/test_rounding.py")
+TESTS = ("tests/gpu", "tests/ops/test_rotation.py", "tests/ops/test_messages.py", "tests/models/test_backends.py",
+         "tests/models/test_rounding.py")  # fmt: skip
 # ms of a training step, ratio of inference to the published implementation
 TARGETS = {"equiformer": (18.0, None), "equiformer_v2": (None, 5.0), "equiformer_v3_omat": (None, 5.0)}
 ROUNDS, WARM = 20, 3

@@ -152,7 +152,7 @@ class RunConfig(Section):
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: of weights and activations; energies of structures are float64 in any case. ``tf32`` and ``bf16``:
             float32, with products of features and weights rounded (edge vectors, Wigner matrices and energies not).
-        backend: of rotations into the frames of edges; None for Triton kernels where they can run.
+        backend: of rotations into the frames of edges and of messages; None for Triton kernels where they can run.
         threads: of torch on the CPU; None leaves torch's own choice.
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.

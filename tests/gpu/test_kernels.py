@@ -7,6 +7,7 @@ import torch
 
 from covarium.algebra.layout import m_primary
 from covarium.models import equiformer, equiformer_v2, equiformer_v3, torchmd_et
+from covarium.ops.messages import edge_messages
 from covarium.ops.rotation import End, Layout, rotate_in, rotate_out
 from covarium.systems import AtomGraph, atom_graph
 from covarium.tasks import Potential
@@ -69,7 +70,7 @@ def answers(task: Potential, graph: AtomGraph) -> dict[str, torch.Tensor]:
 def test_every_model_is_the_same_on_cpu_and_gpu(name, backend):
     task = potential(name).double()
     if backend not in task.model.backends:
-        pytest.skip("this model rotates no features")
+        pytest.skip("there are no kernels for this model")
     graph = system(task)
     expected = answers(task, graph)
     task.to("cuda")
@@ -114,6 +115,37 @@ def test_more_numbers_than_32_bits_count():
     of_last = End(torch.zeros(int(rows.sum()), dtype=torch.int64, device="cuda"), 1, ascending=True)
     expected = rotate_out(y[rows].double(), wigner[rows].double(), of_last, layout)
     assert float((out[-1:] - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+def test_messages_of_more_numbers_than_32_bits_count():
+    """E · 3F > 2³¹: what lies at the end is right, in sums and in the gradient of the filters; twice the same."""
+    heads, f, atoms, edges = 8, 128, 64, 6_000_000
+    rng = torch.Generator("cuda").manual_seed(0)
+    source, target = (torch.randint(atoms, (edges,), device="cuda", generator=rng) for _ in range(2))
+    target = target.sort().values
+    shapes = ((edges, heads), (edges, 3 * f), (edges, 3), (edges, 1), (atoms, 2 * f), (atoms, 3 * f))
+    tensors = [torch.randn(shape, device="cuda", generator=rng) for shape in shapes]
+    filters = tensors[1].requires_grad_()
+    assert filters.numel() > 2**31
+
+    def ends(rows):
+        return End(source[rows], atoms, ascending=False), End(target[rows], atoms, ascending=True)
+
+    def part(rows):
+        return [t.detach()[rows].double() for t in tensors[:4]] + [t.double() for t in tensors[4:]]
+
+    everything = ends(slice(None))
+    out = edge_messages(*tensors, everything, backend="triton")
+    assert torch.equal(out.detach(), edge_messages(*tensors, everything, backend="triton"))
+    rows = target == atoms - 1
+    expected = edge_messages(*part(rows), ends(rows))[-1]
+    assert float((out.detach()[-1] - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    (gradient,) = torch.autograd.grad(out, filters, out.detach())
+    last = part(slice(-5, None))
+    last[1].requires_grad_()
+    below = edge_messages(*last, ends(slice(-5, None)))
+    (expected,) = torch.autograd.grad(below, last[1], out.detach().double())
+    assert float((gradient[-5:] - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
 def test_the_same_numbers_at_every_run():

@@ -27,7 +27,7 @@ class TiledEdges:
         row, rows: target of each edge and number of targets, as rows of what comes out.
         tiles: to work on one by one; none for all edges at once.
         atoms: rows of the atoms' features, None where that is ``rows``.
-        backend: of rotations.
+        backend: of rotations, or of messages.
     """
 
     j: Tensor

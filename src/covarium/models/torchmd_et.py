@@ -29,7 +29,9 @@ from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import TiledEdges, streamed
 from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.messages import edge_logits, edge_messages, logits
 from covarium.ops.norm import norm
+from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
@@ -222,7 +224,8 @@ class EquivariantMultiHeadAttention(nn.Module):
     """One update of scalars and vectors (Sec. 3.3, Eq. 6 to 11). Differentiable twice and more.
 
     The official value channels are ordered (head, kind, channel) with three kinds, to scalars, from vectors and from
-    directions; here the rows of the weights are brought to (kind, head, channel), so that a kind is a slice.
+    directions; here the rows of the weights are brought to (kind, head, channel), so that a kind is a slice. Kinds are
+    numbered so, and stand in the order 0, 2, 1.
     """
 
     def __init__(self, config: Config) -> None:
@@ -254,38 +257,29 @@ class EquivariantMultiHeadAttention(nn.Module):
         dv = self.act(self._kinds(self.dv_proj, basis, kinds)) if influence in ("values", "both") else None
         return dk, dv
 
-    def _weighted(self, alpha: Tensor, values: Tensor) -> Tensor:
-        """Values [E, F] times the weight of their head [E, h]."""
-        return (values.unflatten(1, (self.config.num_heads, -1)) * alpha.unsqueeze(2)).flatten(1)
-
-    def _damped(self, s: Tensor, weight: Tensor | None) -> Tensor:
-        return s if weight is None else s * weight.unsqueeze(1)
-
-    def _logits(self, q: Tensor, k: Tensor, dk: Tensor | None) -> Tensor:
-        """Σ over the channels of a head of q k dk: [E, F] → [E, h]; neither softmax nor 1/√d (Eq. 7)."""
-        product = q * k if dk is None else q * k * dk
-        return product.unflatten(1, (self.config.num_heads, -1)).sum(2)
-
     def forward(self, x: Tensor, vec: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
         """What is added to x [N, F] and v [N, 3, F]; ``vec`` None stands for zeros, as in the first layer."""
-        n, f = x.shape
+        f = x.shape[1]
+        heads = self.config.num_heads
         # vectors that are zero send nothing
-        kinds = (0, 1, 2) if vec is not None else (0, 2)
+        kinds = (0, 2) if vec is None else (0, 2, 1)
         x = self.layernorm(x)
-        q, k, values = self.q_proj(x), self.k_proj(x), self._kinds(self.v_proj, x, kinds)
+        q, k = self.q_proj(x), self.k_proj(x)
+        values, *v1 = self._kinds(self.v_proj, x, kinds).split(2 * f, dim=1)
 
-        atoms = [q, k, values, *([] if vec is None else [vec.flatten(1)])]
+        # what an edge sends of a vector is the product of v1 and the vector, which is of the source alone
+        vectors = [(t.unsqueeze(1) * vec).flatten(1) for t in v1 if vec is not None]
         # to scalars, to vectors: [N, F] and [N, 3, F]
-        y, w = streamed(self._messages, edges, atoms=atoms).unflatten(1, (4, f)).split([1, 3], dim=1)
-        y = y.squeeze(1)
+        y, w = streamed(self._messages, edges, atoms=[q, k, values, *vectors]).split([f, 3 * f], dim=1)
+        w = w.unflatten(1, (3, f))
 
         dk, dv = self._radial(edges.loops.basis, kinds)
-        alpha = self.loop_attention(self._logits(q, k, dk), edges.loops.cutoff)
-        s = values if dv is None else values * dv
-        s0, *s1, _ = s.split(f, dim=1)
-        y = y + self._weighted(alpha, s0)
-        if vec is not None:
-            w = w + vec * (s1[0] * edges.loops.weight).unsqueeze(1)
+        alpha = self.loop_attention(logits(q, k, dk, heads), edges.loops.cutoff)
+        s0 = values[:, :f] if dv is None else values[:, :f] * dv[:, :f]
+        y = y + (s0.unflatten(1, (heads, -1)) * alpha.unsqueeze(2)).flatten(1)
+        for z in vectors:
+            s1 = z if dv is None else z.unflatten(1, (3, f)) * dv[:, 2 * f :].unsqueeze(1)
+            w = w + s1.view_as(w) * edges.loops.weight
 
         o1, o2, o3 = self.o_proj(y).split(f, dim=1)
         if vec is None:
@@ -296,18 +290,15 @@ class EquivariantMultiHeadAttention(nn.Module):
     def _messages(self, edges: Edges, _: Sequence[Tensor], atoms: Sequence[Tensor], *__: Sequence[Tensor]) -> Tensor:
         """Sums over the edges to scalars and to vectors, [N, (1 + 3) F], from q, k, values and vectors if any."""
         q, k, values, *vectors = atoms
-        dk, dv = self._radial(edges.basis, (0, 1, 2) if vectors else (0, 2))
-        alpha = self.attention(
-            self._logits(gather(q, edges.i), gather(k, edges.j), dk), edges.cutoff.unsqueeze(1)
+        dk, dv = self._radial(edges.basis, (0, 2, 1) if vectors else (0, 2))
+        found = edge_logits(q, k, dk, edges.ends, self.config.num_heads, backend=edges.backend)
+        alpha = self.attention(found, edges.cutoff.unsqueeze(1))
+        weight = None if edges.vector_weight is None else edges.vector_weight.unsqueeze(1)
+        directions = edges.unit if weight is None else edges.unit * weight
+        return edge_messages(
+            alpha, dv, directions, weight, values, vectors[0] if vectors else None, (edges.ends[0], edges.onto),
+            backend=edges.backend,
         )  # fmt: skip
-        s = gather(values, edges.j) if dv is None else gather(values, edges.j) * dv
-        s0, *s1, s2 = s.split(q.shape[1], dim=1)
-        y = scatter_sum(self._weighted(alpha, s0), edges.row, edges.rows)
-        w = s2.unsqueeze(1) * self._damped(edges.unit, edges.vector_weight).unsqueeze(2)
-        for vec in vectors:
-            w = w + gather(vec, edges.j).unflatten(1, (3, -1)) * self._damped(s1[0], edges.vector_weight).unsqueeze(1)
-        w = scatter_sum(w, edges.row, edges.rows)
-        return torch.cat([y, w.flatten(1)], dim=1)
 
 
 class EquivariantTransformer(nn.Module):
@@ -325,7 +316,7 @@ class EquivariantTransformer(nn.Module):
         self.attention_layers = nn.ModuleList(EquivariantMultiHeadAttention(c) for _ in range(c.num_layers))
         self.out_norm = nn.LayerNorm(c.embedding_dimension)
 
-    def edges(self, graph: AtomGraph, tiles: Sequence[Tile] = ()) -> Edges:
+    def edges(self, graph: AtomGraph, tiles: Sequence[Tile] = (), backend: Backend = "torch") -> Edges:
         """Geometry of the edges, and what takes its place for the loops."""
         c = self.config
         vectors = graph.vectors()
@@ -343,6 +334,7 @@ class EquivariantTransformer(nn.Module):
             row=graph.edge_index[1],
             rows=graph.num_atoms,
             tiles=tiles,
+            backend=backend,
             unit=unit,
             basis=self.distance_expansion(distance),
             cutoff=cutoff,
@@ -352,9 +344,11 @@ class EquivariantTransformer(nn.Module):
             ),
         )
 
-    def forward(self, graph: AtomGraph, tiles: Sequence[Tile] = ()) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, graph: AtomGraph, tiles: Sequence[Tile] = (), backend: Backend = "torch"
+    ) -> tuple[Tensor, Tensor]:
         """x [N, F], v [N, 3, F]."""
-        edges = self.edges(graph, tiles)
+        edges = self.edges(graph, tiles, backend)
         x = self.embedding(graph.numbers)
         if self.config.neighbour_embedding:
             x = self.neighbor_embedding(x, graph.numbers, edges)
@@ -450,6 +444,7 @@ class TorchMDET(AtomModel):
 
     group = "E(3)"
     reads: frozenset[str] = frozenset()
+    backends = frozenset({"torch", "triton"})
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -480,5 +475,5 @@ class TorchMDET(AtomModel):
         """
         if not graph.traced:
             self.admit(graph)
-        x, v = self.representation_model(graph, self.tiles(graph))
+        x, v = self.representation_model(graph, self.tiles(graph), self.backend)
         return unrounded_call(self.output_model, x, v, graph)

@@ -103,8 +103,8 @@ class AtomModel(nn.Module):
         keep: edges whose inside is stored nevertheless, in tiles that end before them.
         width: numbers per edge in the widest of the large tensors. Where all is stored, the CPU works on as many edges
             at a time as stay in its cache; None for all at once.
-        backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``. It
-            changes time, not the answer.
+        backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``, or sums
+            messages, see ``covarium.ops.messages``. It changes time, not the answer.
         backends: those that make a difference.
         rounding: of products with weights: ``bf16`` by autocast in ``rounding_of``, ``tf32`` by a switch of the process
             (``torch.set_float32_matmul_precision``). Edge vectors, Wigner matrices and energies are exact in any case.

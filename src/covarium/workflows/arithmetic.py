@@ -1,4 +1,4 @@
-"""How a model computes on its device: what products are rounded to, and what rotates features. Chosen once, at the
+"""How a model computes on its device: what products are rounded to, and what works on edges. Chosen once, at the
 start of a command."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def arrange(model: nn.Module, dtype: str | None, backend: Backend | None = None)
     Args:
         model: on its device.
         dtype: a name in ``DTYPES``; None leaves the rounding as it is.
-        backend: of rotations; None for the kernels on a CUDA device where there are any.
+        backend: of rotations and messages; None for the kernels on a CUDA device where there are any.
 
     Raises:
         CovariumError: the kernels cannot be used and were asked for; or the model or device cannot round so.
@@ -28,7 +28,7 @@ def arrange(model: nn.Module, dtype: str | None, backend: Backend | None = None)
             raise CovariumError(f"'{backend or dtype}' is for models of atoms; this one has float32 and float64")
         return
     device = next(model.parameters()).device
-    reason = unavailable("triton", device) if "triton" in model.backends else "this model rotates no features"
+    reason = unavailable("triton", device) if "triton" in model.backends else "there are none for this model"
     if backend == "triton" and reason:
         raise CovariumError(f"backend 'triton' cannot be used: {reason}. Remedy: --set backend=torch")
     model.backend = backend or ("triton" if device.type == "cuda" and not reason else "torch")
@@ -44,6 +44,6 @@ def in_words(model: nn.Module) -> str:
     """What ``arrange`` chose; empty for plain torch in full precision."""
     if not isinstance(model, AtomModel):
         return ""
-    kernels = "rotations by Triton kernels" if model.backend == "triton" else ""
+    kernels = "edges by Triton kernels" if model.backend == "triton" else ""
     rounded = f"products with weights rounded to {model.rounding}" if model.rounding != "none" else ""
     return ", ".join(filter(None, [kernels, rounded]))
