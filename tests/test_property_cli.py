@@ -50,18 +50,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_train_evaluate_predict_info(key: str, told: str, data: Path, tmp_path: Path, capsys: object) -> None:
     run = tmp_path / key
-    unit = ["--set", "data.units.property=D"] if key == "mu" else []
-    assert call("train", data, "--property", key, "--out", run, *unit, *TINY) == 0
+    unit = {"mu": "D", "u0": "eV"}.get(key, "")
+    stated = ["--set", f"data.units.property={unit}"] if unit else []
+    assert call("train", data, "--property", key, "--out", run, *stated, *TINY) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert told in said and f"covarium predict {run} FILE" in said
-    assert ("in D" in said) == (key == "mu") and ("unit not stated" in said) == (key != "mu")
+    assert not unit or f"in {unit}" in said
+    assert ("unit not stated" in said) == (not unit)
     assert (run / "best.safetensors").is_file() and "Property, validation" in (run / "report.html").read_text()
 
     found = run / "errors.json"
     assert call("evaluate", run, data, "--json", found, "--out", tmp_path / "judged") == 0
     errors = json.loads(found.read_text())
     assert errors["property"]["name"] == key and errors["property"]["mae"] > 0 and errors["frames"] == 36
-    assert errors["units"]["property"] == ("D" if key == "mu" else "")
+    assert errors["units"]["property"] == unit
     assert (tmp_path / "judged" / "report.html").is_file()
 
     out = tmp_path / "out.extxyz"

@@ -117,7 +117,7 @@ def parity(evaluation: Evaluation) -> Figure:
 
 @mpl.rc_context(STYLE)
 def property_parity(
-    labels: np.ndarray, predicted: np.ndarray, name: str, unit: str, errors: Mapping[str, float]
+    labels: np.ndarray, predicted: np.ndarray, name: str, unit: str, errors: Mapping[str, Any]
 ) -> Figure:
     """Predicted against labelled values of a property, or components of it; mae and rmse are told as given."""
     figure, (ax,) = new_figure(f"property {name}", 4.1, 4.0, 1, 1)
@@ -342,9 +342,9 @@ def _parity(
     ax.set(xlim=limits, ylim=limits, aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-    if unit.startswith("eV"):
-        errors, unit = _times(1e3, errors), "m" + unit
     mae, rmse = errors["mae"], errors["rmse"]
+    if unit.startswith("eV"):
+        mae, rmse, unit = 1e3 * mae, 1e3 * rmse, "m" + unit
     text = f"MAE {mae:.3g} {unit}" if compact else f"MAE {mae:.3g} {unit}\nRMSE {rmse:.3g} {unit}"
     ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top")
 
