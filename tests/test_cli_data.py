@@ -39,7 +39,7 @@ def test_convert_and_train(tmp_path: Path) -> None:
     assert "labels: energy from 'energy', forces from 'forces'" in done.stdout
     assert "40 frames, 120 atoms, elements H O, not periodic" in done.stdout
     assert "covarium train a.frames" in done.stdout
-    small = ["model.num_layers=1", "model.lmax=1", "model.mmax=1", "model.sphere_channels=4", "training.steps=2"]
+    small = ["model.num_layers=1", "model.embedding_dimension=8", "model.num_rbf=8", "training.steps=2"]
     options = [part for setting in [*small, "data.workers=1"] for part in ("--set", setting)]
     for data, out in (("a.frames", "streamed"), ("a.traj", "memory")):
         run = covarium(tmp_path, "train", data, "--out", out, "--threads", "1", *options)

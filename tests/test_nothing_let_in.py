@@ -234,7 +234,9 @@ def test_nothing_asks_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = write(tmp_path / "a.extxyz", molecules(20))
     run = tmp_path / "run"
     tiny = [f"model.{name}={value}" for name, value in asdict(TINY).items() if isinstance(value, int)]
-    options = [part for setting in [*tiny, "training.steps=2"] for part in ("--set", setting)]
+    options = [
+        part for setting in ["model.name=equiformer_v2", *tiny, "training.steps=2"] for part in ("--set", setting)
+    ]
     assert call("check", "data", path, "--out", tmp_path / "checked") == 0
     assert call("train", path, *options, "--out", run, "--threads", "1") == 0
     assert call("predict", run, path, "--out", tmp_path / "x.extxyz") == 0

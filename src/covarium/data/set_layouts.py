@@ -76,8 +76,9 @@ def _official(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
         reason = str(error) or type(error).__name__
-        if path.suffix == ".npz" and not zipfile.is_zipfile(path):  # which numpy takes for a pickle, and says so
-            page = path.read_bytes()[:200].lstrip().startswith(b"<")
+        begins = path.read_bytes()[:200] if path.suffix == ".npz" and not zipfile.is_zipfile(path) else b""
+        if begins:  # numpy takes it for a pickle, and says so
+            page = begins.lstrip().startswith(b"<")
             reason = "it is no npz archive" + (", but a page of the web" if page else "")
         raise CovariumError(f"{path} is not the official file, or damaged: {reason}; remove it") from error
 
