@@ -32,7 +32,7 @@ SIZES = (192, 1029, 3000, 10125)  # three times a cube
 ASKED = 1.1  # exponent, at most
 STEP = 0.01  # Å that atoms move between two steps
 FEW = 1000  # atoms from which on one step is enough
-PAGES = (Path(__file__).parent / "README.md", Path(__file__).parent.parent / "docs/speed.md")
+PAGE = Path(__file__).parent.parent / "docs/speed.md"
 
 
 def main() -> None:
@@ -40,12 +40,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--tile", type=int, default=8192, help="edges")
     parser.add_argument("--work", type=Path, default=Path("runs/linearity"))
-    parser.add_argument("--tables", action="store_true", help="write the tables of the pages and draw the records")
+    parser.add_argument("--tables", action="store_true", help="write the table of the page and draw the records")
     parser.add_argument("--cell", nargs=1, metavar="MODEL", help="one model, in this process")
     options = parser.parse_args()
     if options.tables:
-        for page in PAGES:
-            rewrite(page, WHAT, table(recorded(WHAT)))
+        rewrite(PAGE, WHAT, table(recorded(WHAT)))
         draw(recorded(WHAT), place(WHAT, ["x"]).with_name("linearity.svg"))
     elif options.cell:
         record(WHAT, options.cell, measure(options.cell[0], options.tile))

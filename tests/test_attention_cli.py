@@ -182,7 +182,7 @@ def test_a_browser_draws_edges_and_atoms(made, tmp_path):
     assert again == first and left == first
     assert re.fullmatch(r"atom \d+: [CHO], attention received [\d.]+ even shares", found["told"])
     assert found["names"] == [
-        "mean of all layers",
+        "mean of the layers",
         "representation_model.attention_layers.0",
         "representation_model.attention_layers.1",
         "none",

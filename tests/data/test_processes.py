@@ -35,11 +35,11 @@ def test_large_items_and_results_do_not_block_each_other() -> None:
 
 
 def test_work_is_done_before_it_is_asked_for() -> None:
-    results = ahead(lambda k: (k, time.monotonic()), range(3), 2)
+    done = multiprocessing.get_context("fork").Event()
+    results = ahead(lambda k: done.set() if k == 1 else None, range(3), 2)
     next(results)
-    time.sleep(0.3)
-    asked = time.monotonic()
-    assert next(results)[1] < asked - 0.1
+    assert done.wait(60)
+    results.close()
 
 
 def test_errors_arrive_as_they_are() -> None:
@@ -110,13 +110,13 @@ def test_a_process_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
         yield from range(count)
         time.sleep(1000)
 
-    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "0.5")
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "2")
     begun = time.monotonic()
     found = apart(stalls, 64)
     assert list(itertools.islice(found, 64)) == list(range(64))
-    with pytest.raises(ProcessStalled, match=r"nothing was read for 0\.5 s.*COVARIUM_READ_TIMEOUT"):
+    with pytest.raises(ProcessStalled, match=r"nothing was read for 2 s.*COVARIUM_READ_TIMEOUT"):
         next(found)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 100
     assert not multiprocessing.active_children()
 
 
@@ -129,7 +129,7 @@ def test_slow_is_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
             yield k
 
     monkeypatch.setattr(processes, "OFTEN", 0.3)
-    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "1.5")
+    monkeypatch.setenv("COVARIUM_READ_TIMEOUT", "3")
     assert list(apart(slow, 40)) == list(range(40))
 
 

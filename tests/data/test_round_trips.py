@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import ase.io
 import numpy as np
@@ -201,40 +205,71 @@ def small_blocks(source: Path, out: Path) -> None:
         store_writing.BLOCK = before
 
 
+FORK = multiprocessing.get_context("fork")
+
+
+def calls_of(work: Callable[[], None]) -> int:
+    """How many functions are called in ``work``."""
+    count = itertools.count()
+    sys.setprofile(lambda frame, event, what: next(count) if event == "call" else None)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return next(count)
+
+
+def killed(work: Callable[[], None], calls: int, since: Callable[[], bool] = lambda: True) -> bool:
+    """``work`` in a process of its own, killed at a call of a function, so many calls after ``since`` holds; whether it
+    was.
+
+    Calls are counted and not seconds, so that the moments are the same on a machine that is busy with other things.
+    """
+
+    def watched() -> None:
+        left, begun = calls, False
+
+        def one_more(frame: FrameType, event: str, what: object) -> None:
+            nonlocal left, begun
+            if event == "call":
+                begun = begun or since()
+                left -= begun
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(one_more)
+        work()
+        sys.setprofile(None)
+
+    process = FORK.Process(target=watched)
+    process.start()
+    process.join(100)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def changed(path: Path) -> Callable[[], bool]:
+    """Whether the file has been replaced since now."""
+    before = os.stat(path).st_ino if path.exists() else None
+    return lambda: path.exists() and os.stat(path).st_ino != before
+
+
 def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None:
     """Killed again and again at random moments, with bytes left over that no journal knows of."""
     source, out = tmp_path / "a.extxyz", tmp_path / "b.frames"
-    ase.io.write(source, rich(300))
-    context = multiprocessing.get_context("fork")
-
-    def start(path: Path) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=small_blocks, args=(source, path))
-        process.start()
-        return process
-
-    whole = start(tmp_path / "whole.frames")
-    whole.join(100)
-    assert whole.exitcode == 0
-    rng, killed = np.random.default_rng(), 0
-    stage = out.with_name("b.frames.partial")
+    ase.io.write(source, rich(150))
+    calls = calls_of(lambda: small_blocks(source, tmp_path / "whole.frames"))
+    rng, stage = np.random.default_rng(), out.with_name("b.frames.partial")
     journal = stage / "journal.jsonl"
-    while not out.exists():
-        before = journal.stat().st_size if journal.exists() else 0
-        process = start(out)
-        while process.is_alive():  # let it get a little further each time
-            if killed < 8 and journal.exists() and journal.stat().st_size > before:
-                time.sleep(rng.uniform(0, 0.03))
-                process.kill()
-                break
-            time.sleep(0.001)
-        process.join(100)
-        if process.exitcode == -signal.SIGKILL and stage.exists():
-            killed += 1
-            with (stage / "positions.bin").open("ab") as file:
-                file.write(b"half a block")
-            with journal.open("ab") as file:
-                file.write(b'{"totals": {"fra')
-    assert killed >= 3
+    for _ in range(6):
+        size = journal.stat().st_size if journal.exists() else 0
+        further = lambda size=size: journal.exists() and journal.stat().st_size > size  # noqa: E731
+        assert killed(lambda: small_blocks(source, out), rng.integers(calls // 12), further)
+        with (stage / "positions.bin").open("ab") as file:
+            file.write(b"half a block")
+        with journal.open("ab") as file:
+            file.write(b'{"totals": {"fra')
+    small_blocks(source, out)
     for path in sorted((tmp_path / "whole.frames").iterdir()):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
@@ -243,35 +278,23 @@ def test_a_killed_conversion_goes_on_to_an_identical_set(tmp_path: Path) -> None
 def test_a_last_step_that_is_killed(tmp_path: Path, suffix: str) -> None:
     """From our own set to another format: extended xyz goes on after the blocks it has, the others begin anew; what
     comes out is whole, the same, and alone in its folder."""
-    source = tmp_path / "a.extxyz"
+    source, folder = tmp_path / "a.extxyz", tmp_path / "new"
     ase.io.write(source, rich(120))
     small_blocks(source, tmp_path / "own.frames")
-    convert(tmp_path / "own.frames", tmp_path / f"whole{suffix}")
-    folder = tmp_path / "new"
     folder.mkdir()
     out = folder / f"b{suffix}"
-    context, rng, killed = multiprocessing.get_context("fork"), np.random.default_rng(), 0
+    calls = calls_of(lambda: convert(tmp_path / "own.frames", tmp_path / f"whole{suffix}"))
     journal = folder / f"{out.name}.partial" / f"{out.name}.journal"
-    place = folder / f".{out.name}.tmp"
-    continued = suffix == ".extxyz"
-    while not out.exists():
-        before = journal.stat().st_mtime_ns if journal.exists() else 0
-        process = context.Process(target=convert, args=(tmp_path / "own.frames", out))
-        process.start()
-        while process.is_alive():
-            begun = journal.exists() and journal.stat().st_mtime_ns > before if continued else place.exists()
-            if killed < 4 and begun:
-                time.sleep(rng.uniform(0, 0.02))
-                process.kill()
-                break
-            time.sleep(0.001)
-        process.join(100)
-        killed += process.exitcode == -signal.SIGKILL
-        if continued and journal.exists():
-            blocks = json.loads(journal.read_text())["blocks"]
-            assert blocks >= killed  # at least one more each time
-    assert killed >= 1
-    with pytest.raises(CovariumError, match="exists already"):  # one killed just after its move left an empty folder
+    rng, continued = np.random.default_rng(), suffix == ".extxyz"
+    for k in range(4):
+        begun = changed(journal) if continued else (folder / f".{out.name}.tmp").exists
+        part = 16 if continued else 2  # of all calls, at most, after what it waits for
+        assert killed(lambda: convert(tmp_path / "own.frames", out), rng.integers(calls // part), begun)
+        assert not out.exists()
+        if continued:
+            assert json.loads(journal.read_text())["blocks"] > k  # at least one more each time
+    convert(tmp_path / "own.frames", out)
+    with pytest.raises(CovariumError, match="exists already"):
         convert(tmp_path / "own.frames", out)
     assert [path.name for path in folder.iterdir()] == [out.name]
     if suffix == ".db":  # holds the time of writing
@@ -292,8 +315,7 @@ def test_two_conversions_into_one_file(
     ase.io.write(tmp_path / "a.traj", rich(150))
     small_blocks(tmp_path / "a.traj", tmp_path / "own.frames")
     out = tmp_path / target
-    fork = multiprocessing.get_context("fork")
-    at_work, go_on = fork.Event(), fork.Event()
+    at_work, go_on = FORK.Event(), FORK.Event()
     write = writers.WRITERS[out.suffix]
 
     def held(path: Path, store: Store) -> None:
@@ -303,7 +325,7 @@ def test_two_conversions_into_one_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[convert.__module__], "WRITERS", {**writers.WRITERS, out.suffix: held})
-        process = fork.Process(target=convert, args=(tmp_path / source, out))
+        process = FORK.Process(target=convert, args=(tmp_path / source, out))
         process.start()
     assert at_work.wait(100)
     with pytest.raises(CovariumError, match="another process is writing"):

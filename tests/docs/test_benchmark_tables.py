@@ -15,11 +15,12 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     before = set(sys.modules)
     import cells
+    import linearity
     import models
     import published
     import speed
 
-    yield cells, models, published, speed
+    yield cells, models, published, speed, linearity
     for name in set(sys.modules) - before:
         if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]  # names as plain as these are not left behind
@@ -34,7 +35,7 @@ def _cell(name, model, **errors):
 
 
 def test_pages_hold_the_records(benchmarks):
-    cells, models, published, speed = benchmarks
+    cells, models, published, speed, linearity = benchmarks
     told = {
         "speed": speed.table(cells.recorded("speed")),
         "beside": speed.beside_table(cells.recorded("speed")),
@@ -42,12 +43,13 @@ def test_pages_hold_the_records(benchmarks):
         "ablation": published.ablation_table(cells.recorded("ablation")),
         "qm9": published.qm9_table(cells.recorded("qm9")),
     }
+    of_speed = {"linearity": linearity.table(cells.recorded("linearity"))}
     found = set()
     for page in {*models.PAGES, *speed.PAGES}:
         for name, text in re.findall(r"<!-- table: (\w+) -->\n\n(.*?)\n<!-- end -->", page.read_text("utf-8"), re.S):
-            assert text == told[name], f"{page}: {name}; `--tables` of the benchmark writes it"
+            assert text == (told | of_speed)[name], f"{page}: {name}; `--tables` of the benchmark writes it"
             found.add((page.name, name))
-    elsewhere = {("choosing.md", "models"), ("speed.md", "speed"), ("speed.md", "beside")}
+    elsewhere = {("choosing.md", "models"), ("speed.md", "speed"), ("speed.md", "beside"), ("speed.md", "linearity")}
     assert found == {*elsewhere, *(("README.md", name) for name in told)}
 
 

@@ -189,7 +189,7 @@ class StructureAttention:
 
     Attributes:
         frame: the structure.
-        layers: their names [L], in the order in which they ran.
+        layers: their names [L], in the order in which they ran; repeated: [L], whether the rollout goes through them.
         edge_index: [2, E], source j and target i; shifts: [E, 3]; distance: [E] Å.
         weights: [L, E, H] as the model computes them.
         loops: [L, n, H] of atoms for themselves, or None.
@@ -199,6 +199,7 @@ class StructureAttention:
 
     frame: Frame
     layers: tuple[str, ...]
+    repeated: tuple[bool, ...]
     edge_index: np.ndarray
     shifts: np.ndarray
     distance: np.ndarray
@@ -254,6 +255,7 @@ def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> 
     envelope = None if attention.envelope is None else _array(attention.envelope)
     index, vectors = _array(graph.edge_index), _array(graph.vectors()).astype(np.float64)
     names = tuple(layer.name for layer in attention.layers)
+    repeated = tuple(layer.repeated for layer in attention.layers)
     ends = np.cumsum([len(frame.numbers) for frame in frames])
     edge_ends = np.searchsorted(index[1], ends)
     for k, frame in enumerate(frames):
@@ -263,6 +265,7 @@ def _parted(frames: Sequence[Frame], graph: AtomGraph, attention: Attention) -> 
         yield StructureAttention(
             frame=frame,
             layers=names,
+            repeated=repeated,
             edge_index=index[:, edges] - atoms.start,
             shifts=_shifts(frame, index[:, edges] - atoms.start, vectors[edges]),
             distance=np.linalg.norm(vectors[edges], axis=1),

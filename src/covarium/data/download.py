@@ -100,22 +100,18 @@ def fetch(
             )
         part = _download(source, place, progress, pause)
         sha256, md5 = _digests(part)
-        if source.md5 and md5 != source.md5:
-            part.unlink()
-            part.with_name(source.name + TAG).unlink(missing_ok=True)
-            raise CovariumError(
-                f"{source.url} gave a file with md5 {md5}, published is {source.md5}; it was removed. Try again; if it "
-                "stays so, the official file has changed"
-            )
         first = _lock(folder).get(source.name, {}).get("sha256", sha256)
-        if sha256 != first:
+        wrong = remedy = ""
+        if source.md5 and md5 != source.md5:
+            wrong = f"md5 {md5}, published is {source.md5}"
+            remedy = "Try again; if it stays so, the official file has changed"
+        elif sha256 != first:
+            wrong = f"sha256 {sha256}; when {source.name} first came it had {first} ({folder / LOCK})"
+            remedy = "The official file has changed; to take the new one, remove its entry there and try again"
+        if wrong:
             part.unlink()
             part.with_name(source.name + TAG).unlink(missing_ok=True)
-            raise CovariumError(
-                f"{source.url} gave a file with sha256 {sha256}; when {source.name} first came it had {first} "
-                f"({folder / LOCK}): the official file has changed, and what came was removed. To take the new one, "
-                "remove its entry there and give the command again"
-            )
+            raise CovariumError(f"{source.url} gave a file with {wrong}; it was removed. {remedy}")
         part.replace(place)
         part.with_name(source.name + TAG).unlink(missing_ok=True)
         found = Arrived(place, sha256, md5, "downloaded")

@@ -193,7 +193,7 @@ def _figures(result: AttentionResult) -> Iterator[tuple[str, Figure, str]]:
     caption = "Over how many neighbours, and how far, the weights of each head reach."
     yield "layers_and_heads", attention_plots.layers_and_heads(found), caption
     for k, one in enumerate(result.kept):
-        if len(one.frame.numbers) <= LARGEST_HEAT_MAP:
+        if 1 < len(one.frame.numbers) <= LARGEST_HEAT_MAP:
             symbols = [chemical_symbols[z] for z in one.frame.numbers]
             picture = attention_plots.atoms(one.rollout.toarray(), symbols, _label(one))
             yield (
@@ -258,7 +258,12 @@ def _structure(one: StructureAttention) -> report.Structure:
         edges=report.WeightedEdges(
             one.edge_index,
             image_offsets(one.shifts, frame.cell),
-            {"mean of all layers": np.mean(list(shares.values()), axis=0), **shares},
+            {
+                "mean of the layers": np.mean(
+                    [shares[n] for n, r in zip(one.layers, one.repeated, strict=True) if r], axis=0
+                ),
+                **shares,
+            },
         ),
     )
 
