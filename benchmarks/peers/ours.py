@@ -73,7 +73,8 @@ def build(
     compiled = Compiled()
 
     def arrange(command: Mapping[str, Any]) -> None:
-        model.tile, model.keep = command.get("tile"), command.get("keep", 0)
+        model.keep, model.remember = command.get("keep", 0), command.get("remember", 0)
+        model.tile = command.get("tile")
         task.compiled = compiled if command.get("compiled") else None
         task.train(command.get("pass") == "train")
 

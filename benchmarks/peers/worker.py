@@ -3,7 +3,7 @@
     python worker.py SIDE ROW INPUTS WEIGHTS DEVICE
 
 ``time``, ``memory`` and ``count`` do one ``pass``, ``infer`` or ``train``: ours with ``tile`` edges at a time of which
-``keep`` are kept, or ``compiled``; a peer's in one of its ``variant``s.
+``keep`` are kept and ``remember`` products, or ``compiled``; a peer's in one of its ``variant``s.
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ class RunConfig(Section):
         memory: the process is to stay within, e.g. ``8GB``; decides ``tile`` where that is None.
         tile: edges worked on at a time, or ``all``, see ``AtomModel``.
         keep: edges whose inside is stored although there are tiles.
+        remember: results of products that are stored of the others, see ``AtomModel``.
         compile: energies and forces by compiled graphs, see ``covarium.tasks.compiled``.
     """
 
@@ -173,6 +174,7 @@ class RunConfig(Section):
     memory: str | None = None
     tile: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
     keep: int = Field(default=0, ge=0)
+    remember: int = Field(default=0, ge=0)
     compile: bool = False
 
 

@@ -92,12 +92,14 @@ def force_loss(model: AtomModel, graph: AtomGraph) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("tile", "keep"), [(1, 0), (40, 0), (10, 30), (10, 10**6)])
-def test_equal_to_all_edges_at_once(name: str, tile: int, keep: int) -> None:
+@pytest.mark.parametrize(
+    ("tile", "keep", "remember"), [(1, 0, 0), (40, 0, 10**6), (10, 30, 0), (10, 30, 90), (10, 10**6, 0)]
+)
+def test_equal_to_all_edges_at_once(name: str, tile: int, keep: int, remember: int) -> None:
     model = build(name)
     graph = cluster(model)
     expected = force_loss(model, graph)
-    model.tile, model.keep = tile, keep
+    model.tile, model.keep, model.remember = tile, keep, remember
     kept = [t.kept for t in model.tiles(graph)]
     assert len(kept) > 1 and any(kept) == (keep > 0) and all(kept) == (keep > 30)
     tiled = force_loss(model, graph)
@@ -112,7 +114,7 @@ def test_forces_alone_keep_nothing(name: str) -> None:
     model = build(name).eval()
     graph = cluster(model)
     _, _, expected = forces(model, graph)
-    model.tile = 7
+    model.tile, model.remember = 7, 10**6
     _, _, gradient = forces(model, graph)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-13)
     assert not gradient.requires_grad

@@ -68,9 +68,10 @@ def test_what_a_pass_takes_is_foreseen(name: str, training: bool, monkeypatch: p
     at_once = fit(model, graph, PLENTY, **how)
     tiled = fit(model, graph, f"{at_once.needed * 0.7 / 1000:.0f}KB", **how)
     assert (at_once.tile, tiled.tile) == (None, 256)
-    assert 0 < tiled.keep < tiled.edges == graph.edge_index.shape[1]
+    assert tiled.keep < tiled.edges == graph.edge_index.shape[1]
+    assert 0 < (tiled.remember if model.products else tiled.keep) <= max(model.products, 1) * tiled.edges
     for found in (at_once, tiled):
-        real = memory._peak(model, graph, (found.tile, found.keep), True, training)
+        real = memory._peak(model, graph, (found.tile, found.keep, found.remember), True, training)
         assert 0.85 * real < found.needed < 1.3 * real, (found, real)
     assert model.tile is None and model.training and all(p.requires_grad for p in model.parameters())
 
@@ -90,7 +91,7 @@ def test_too_little_is_refused_with_the_least_that_works(monkeypatch: pytest.Mon
     with pytest.raises(CovariumError, match=re.escape(f"; {least} is the least")):
         fit(model, graph, f"{in_bytes(least) / 1e6 - 11:.0f}MB", forces=True, training=True)
     more = fit(model, graph, f"{in_bytes(least) / 1e6 + 30:.0f}MB", forces=True, training=True)
-    assert more.tile is None or (more.tile, more.keep) > (found.tile, found.keep)
+    assert more.tile is None or (more.tile, more.remember, more.keep) > (found.tile, found.remember, found.keep)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,8 @@ def md(
     gpa = f", {settings.pressure:g} GPa" if settings.ensemble == "npt" else ""
     if atoms is not None:
         _keep_within(memory, loaded, [atoms])
-        settings = replace(settings, tile=loaded.potential.model.tile, keep=loaded.potential.model.keep)
+        chosen = loaded.potential.model
+        settings = replace(settings, tile=chosen.tile, keep=chosen.keep, remember=chosen.remember)
     calculator = loaded.calculator()
     say(f"{which}; {settings.steps} steps of {settings.timestep:g} fs, {settings.ensemble}, {kelvin}{gpa}")
     with stepping("md") as progress:

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from covarium.errors import CovariumError
+from covarium.ops.remembered import Place, Results
 from covarium.ops.rotation import Backend, End
-from covarium.ops.tiled import Tile, tiled
+from covarium.ops.tiled import Tile, tiled, tiles_of
+
+ATOMS = 1024  # whose inside is made again at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class TiledEdges:
         row, rows: target of each edge and number of targets, as rows of what comes out.
         tiles: to work on one by one; none for all edges at once.
         atoms: rows of the atoms' features, None where that is ``rows``.
+        results: of products of a tile that remembers them.
         backend: of rotations, or of messages.
     """
 
@@ -36,6 +40,7 @@ class TiledEdges:
     rows: int
     tiles: Sequence[Tile] = ()
     atoms: int | None = None
+    results: Results | None = None
     backend: Backend = "torch"
 
     @cached_property
@@ -48,6 +53,11 @@ class TiledEdges:
     def onto(self) -> End:
         """Targets, where sums go."""
         return End(self.row, self.rows, ascending=True)
+
+    def place(self, number: int) -> Place | None:
+        """Where results of the product of this number are remembered; None where they are not."""
+        there = self.results is not None and number < self.results.products
+        return Place(self.results, number) if there and self.results is not None else None
 
     def _own(self) -> Iterator[tuple[str, list[Tensor]]]:
         """Names and tensors that a subclass adds."""
@@ -65,7 +75,13 @@ class TiledEdges:
         """The edges of a tile, with the rows of ``differentiable`` that belong to it."""
         given = iter(values)
         own: dict[str, Any] = dict(
-            j=tile.j, i=tile.i, row=tile.row, rows=tile.last - tile.first, tiles=(), atoms=len(tile.atoms)
+            j=tile.j,
+            i=tile.i,
+            row=tile.row,
+            rows=tile.last - tile.first,
+            tiles=(),
+            atoms=len(tile.atoms),
+            results=tile.results,
         )
         for name, tensors in self._own():
             parts = [next(given) if t.is_floating_point() else t[tile.own] for t in tensors]
@@ -125,6 +141,29 @@ def streamed(
         atoms=atoms,
         edges=[*beside, *edges.differentiable()],
     )
+
+
+def remade(method: Callable[[Tensor], Tensor], x: Tensor, edges: TiledEdges) -> Tensor:
+    """``method(x)``, row by row of x [N, …]; where the inside of edges is not stored, that of atoms is not either.
+
+    Args:
+        method: of a module, whose parameters it may read; draws no random numbers.
+        x: features of atoms.
+        edges: with the tiles.
+    """
+    if all(tile.kept for tile in edges.tiles):
+        return method(x)
+    bound = Method(method)
+    names, parameters = zip(*bound.named_parameters(), strict=True)
+
+    def function(tile: Tile, *tensors: Tensor) -> Tensor:
+        *own, part = tensors
+        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), (part,))
+        return result
+
+    # an atom is to itself what an edge is to its target
+    own = torch.arange(x.shape[0], device=x.device)
+    return tiled(function, tiles_of(torch.stack([own, own]), x.shape[0], ATOMS), whole=parameters, edges=[x])
 
 
 class Method(nn.Module):

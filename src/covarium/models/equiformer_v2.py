@@ -31,7 +31,7 @@ from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
-from covarium.layers.streaming import streamed
+from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import smooth_leaky_relu
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
@@ -205,16 +205,16 @@ class GraphAttention(nn.Module):
     def _attend(self, edges: FramedEdges, shared: Elements, atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
         c = self.config
         (x,) = atoms
-        extra, hidden = self.so2_conv_1(self._messages(x, edges, shared))
+        extra, hidden = self.so2_conv_1(self._messages(x, edges, shared), edges.place(0))
         features, scalars = extra.split([self.logit_channels, extra.shape[1] - self.logit_channels], dim=1)
         match c.attn_activation:
             case "gate":
                 hidden = gate_orders(hidden, scalars.unflatten(1, (c.lmax, c.attn_hidden_channels)))
             case "separable_s2":
-                hidden = split_orders(self.activation(scalars, join_orders(hidden)), c.lmax, c.mmax)
+                hidden = split_orders(self.activation(scalars, join_orders(hidden), edges.place(1)), c.lmax, c.mmax)
             case "s2":
-                hidden = split_orders(self.activation(join_orders(hidden)), c.lmax, c.mmax)
-        _, values = self.so2_conv_2(hidden)
+                hidden = split_orders(self.activation(join_orders(hidden), edges.place(1)), c.lmax, c.mmax)
+        _, values = self.so2_conv_2(hidden, edges.place(2))
         logits = self.alpha_norm(features.unflatten(1, (c.num_heads, c.attn_alpha_channels)))
         logits = (smooth_leaky_relu(logits) * self.alpha_dot).sum(2)
         alpha = self.softmax(logits, edges.row, edges.rows, edges.envelope)
@@ -308,7 +308,7 @@ class Block(nn.Module):
             ones = x.new_ones(len(edges.i), self.config.num_heads)
             keep = drop(ones, self.config.alpha_drop, tuple(ones.shape), rng)
         x = x + self._drop(self.ga(self.norm_1(x), edges, shared, keep), graph, rng)
-        return x + self._drop(self.ffn(self.norm_2(x)), graph, rng)
+        return x + self._drop(remade(self.ffn.forward, self.norm_2(x), edges), graph, rng)
 
     def _drop(self, x: Tensor, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         if not self.training:
@@ -326,6 +326,7 @@ class EquiformerV2(AtomModel):
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
     backends = frozenset({"torch", "triton"})
+    products = 3  # two convolutions and the activation between them
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -41,9 +41,10 @@ from covarium.layers.irreps.norm import (
 from covarium.layers.irreps.tensors import symmetric_matrices, vector_harmonics
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
-from covarium.layers.streaming import streamed
+from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.gather import scatter_sum
+from covarium.ops.remembered import Place
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 
 NormType = Literal["merge_layer_norm", "merge_rms_norm", "sep_layer_norm", "equivariant_layer_norm"]
@@ -274,11 +275,11 @@ class GraphAttention(EdgeScalars):
         messages = [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
         return [part.unflatten(3, (2, -1)).sum(3) for part in messages] if c.add_merge else messages
 
-    def _activate(self, hidden: list[Tensor], scalars: Tensor) -> list[Tensor]:
+    def _activate(self, hidden: list[Tensor], scalars: Tensor, place: Place | None) -> list[Tensor]:
         c = self.config
         if self.activation == "gate":
             return gate_orders(hidden, scalars.unflatten(1, (c.lmax, -1)))
-        y = self.act(join_orders(hidden), scalars if scalars.shape[1] else None)
+        y = self.act(join_orders(hidden), scalars if scalars.shape[1] else None, place)
         return split_orders(y, c.lmax, c.mmax)
 
     def forward(self, x: Tensor, edges: FramedEdges, rng: torch.Generator | None) -> Tensor:
@@ -294,9 +295,9 @@ class GraphAttention(EdgeScalars):
     ) -> Tensor:
         c = self.config
         (x,) = atoms
-        extra, hidden = self.so2_linear_1(self._messages(x, edges))
+        extra, hidden = self.so2_linear_1(self._messages(x, edges), edges.place(0))
         features, scalars = extra.split(self._extra, dim=1)
-        _, values = self.so2_linear_2(self._activate(hidden, scalars))
+        _, values = self.so2_linear_2(self._activate(hidden, scalars, edges.place(1)), edges.place(2))
         logits = smooth_leaky_relu(self.alpha_norm(features.unflatten(1, (c.num_heads, -1))))
         alpha = self.softmax((logits * self.alpha_dot).sum(2), edges.row, edges.rows, edges.envelope)
         if edges.envelope is not None:
@@ -376,7 +377,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, edges: FramedEdges, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, C]."""
         x = x + self._drop(self.ga(self.norm_1(x), edges, rng), graph, rng)
-        return x + self._drop(self.ffn(self.norm_2(x)), graph, rng)
+        return x + self._drop(remade(self.ffn.forward, self.norm_2(x), edges), graph, rng)
 
     def _drop(self, x: Tensor, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         if not self.training:
@@ -395,6 +396,7 @@ class EquiformerV3(AtomModel):
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
     backends = frozenset({"torch", "triton"})
+    products = 3  # two convolutions and the activation between them
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -2,15 +2,15 @@
 
 Of a tile that is kept, torch keeps what its derivatives need, as ever; working in tiles alone is faster on the CPU,
 because what is between two operations stays in the cache. Of the others nothing is stored but what goes in and what
-comes out, and each pass makes the inside of one tile again. Exact through first and second derivatives: the gradient
-is an operation of its own whose derivative is made tile by tile too (torch's checkpoint cannot be differentiated twice
-this way). A third derivative of tiles that are not kept is refused.
+comes out, perhaps also results of large products, and each pass makes the inside of one tile again. Exact through
+first and second derivatives: the gradient is an operation of its own whose derivative is made tile by tile too (torch's
+checkpoint cannot be differentiated twice this way). A third derivative of tiles that are not kept is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from covarium.ops.gather import gather
+from covarium.ops.remembered import Results
+from covarium.ops.wanted import wanted
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Tile:
         j, i: source and target of each edge, as places in ``atoms``.
         row: target of each edge, counted from ``first``.
         kept: its inside is stored for the derivatives.
+        remembered: else the results of so many of its products are, see ``covarium.ops.remembered``.
+        results: where, during a pass.
     """
 
     first_edge: int
@@ -40,13 +44,15 @@ class Tile:
     i: Tensor
     row: Tensor
     kept: bool
+    remembered: int = 0
+    results: Results | None = None
 
     @property
     def own(self) -> slice:
         return slice(self.first_edge, self.last_edge)
 
 
-def tiles_of(edge_index: Tensor, num_atoms: int, edges: int, keep: int = 0) -> list[Tile]:
+def tiles_of(edge_index: Tensor, num_atoms: int, edges: int, keep: int = 0, remember: int = 0) -> list[Tile]:
     """Consecutive target atoms with all their edges, at most ``edges`` of them unless one atom alone has more.
 
     Args:
@@ -54,7 +60,10 @@ def tiles_of(edge_index: Tensor, num_atoms: int, edges: int, keep: int = 0) -> l
         num_atoms: N.
         edges: in a tile.
         keep: edges at the beginning whose tiles are kept, as far as these end there.
+        remember: results of products that are stored, counted by edges: first those of each edge's first product, then
+            those of its second.
     """
+    count = edge_index.shape[1]
     ends = torch.bincount(edge_index[1], minlength=num_atoms).cumsum(0).tolist()
     tiles, first, first_edge = [], 0, 0
     for atom in range(1, num_atoms + 1):
@@ -64,7 +73,9 @@ def tiles_of(edge_index: Tensor, num_atoms: int, edges: int, keep: int = 0) -> l
             atoms, places = torch.unique(pairs, return_inverse=True)
             j, i = places
             last_edge = ends[atom - 1]
-            tiles.append(Tile(first_edge, last_edge, first, atom, atoms, j, i, pairs[1] - first, last_edge <= keep))
+            remembered = (remember - last_edge) // max(count, 1) + 1 if remember >= last_edge else 0
+            kept = last_edge <= keep
+            tiles.append(Tile(first_edge, last_edge, first, atom, atoms, j, i, pairs[1] - first, kept, remembered))
             first, first_edge = atom, last_edge
     return tiles
 
@@ -112,11 +123,19 @@ def tiled(
         RuntimeError: when differentiated a third time.
     """
     kept = [tile for tile in tiles if tile.kept] if torch.is_grad_enabled() else []
-    again = tiles[len(kept) :]
+    again = [_with_results(tile) if torch.is_grad_enabled() else tile for tile in tiles[len(kept) :]]
     rows = _kept(function, kept, whole, atoms, edges) if kept else []
     if again:
         rows.append(_Tiled.apply(Call(function, again, len(whole), len(atoms)), *whole, *atoms, *edges))
     return torch.cat(rows)
+
+
+def _with_results(tile: Tile) -> Tile:
+    return replace(tile, results=Results(tile.remembered)) if tile.remembered else tile
+
+
+def _handed_on(tile: Tile) -> Tile:
+    return tile if tile.results is None else replace(tile, results=tile.results.handed_on())
 
 
 def _kept(
@@ -141,20 +160,6 @@ def _leaves(parts: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
 
 def _chosen(values: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
     return [value for value, need in zip(values, needs, strict=True) if need]
-
-
-def _wanted(ctx: Any) -> list[bool]:  # noqa: ANN401
-    """Which of the tensors this backward pass is to find the gradient of; ``needs_input_grad`` knows only which it
-    could be. Forces need no gradient of any weight, half of the work of this pass."""
-    return [node is not None and _runs(node) for node, _ in ctx.next_functions]
-
-
-def _runs(node: Any) -> bool:  # noqa: ANN401
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:
-        # torch does not say this of a leaf whose own gradient is asked for: it is one
-        return True
 
 
 class _Sums:
@@ -187,7 +192,10 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return None, *_TiledGradient.apply(ctx.call, _wanted(ctx), gradient, *ctx.saved_tensors)
+        call: Call = ctx.call
+        if torch.is_grad_enabled():  # there is going to be a second derivative
+            call = replace(call, tiles=[_handed_on(tile) for tile in call.tiles])
+        return None, *_TiledGradient.apply(call, wanted(ctx), gradient, *ctx.saved_tensors)
 
 
 class _TiledGradient(torch.autograd.Function):
@@ -210,6 +218,8 @@ class _TiledGradient(torch.autograd.Function):
             above = gradient[call.rows(tile)]
             if out.requires_grad:
                 sums.add(tile, torch.autograd.grad(out, _chosen(leaves, needs), above, allow_unused=True))
+            if tile.results is not None and tile.results.depth == 1:
+                tile.results.close()
         return tuple(sums.values)
 
     @staticmethod
@@ -220,7 +230,7 @@ class _TiledGradient(torch.autograd.Function):
         used = [c is not None for c in cotangents]
         if not any(used):
             return None, None, *[None] * len(ctx.saved_tensors)
-        needs_above, *needs = _wanted(ctx)
+        needs_above, *needs = wanted(ctx)
         sums = _Sums(call, tensors, needs)
         of_gradient = torch.zeros_like(gradient) if needs_above else None
         filled = [t if c is None else c for c, t in zip(cotangents, tensors, strict=True)]
@@ -234,6 +244,8 @@ class _TiledGradient(torch.autograd.Function):
                 out = call.function(tile, *leaves)
                 asked = _chosen(leaves, used)
                 first = torch.autograd.grad(out, asked, above, create_graph=True, allow_unused=True)
+            if tile.results is not None:  # the same products follow with other numbers
+                tile.results.close()
             pairs = [(f, c) for f, c in zip(first, given, strict=True) if f is not None and f.requires_grad]
             if not pairs:
                 continue

@@ -56,8 +56,8 @@ class MDSettings:
         pressure_relaxation: fs, time constant of the piston.
         interval: steps between two saved frames and log rows.
         seed: of the velocities and the thermostat.
-        tile, keep: edges that the model works on at a time, and that it keeps, see ``AtomModel``; a tile of None leaves
-            both to the model.
+        tile, keep, remember: edges that the model works on at a time, that it keeps, and whose products it does, see
+            ``AtomModel``; a tile of None leaves them to the model.
         compiled: whether the potential was, as ``md`` notes by itself: a resumed run must add up as it did before.
     """
 
@@ -72,6 +72,7 @@ class MDSettings:
     seed: int = 0
     tile: int | None = None
     keep: int = 0
+    remember: int = 0
     compiled: bool = False
 
     def __post_init__(self) -> None:
@@ -239,7 +240,8 @@ def _saved(out: Path) -> _Saved:
 def _divide(calculator: Calculator, settings: MDSettings) -> None:
     """Sums in another order have other last digits: a resumed run must add up as it did before."""
     if settings.tile is not None:
-        calculator.potential.model.tile, calculator.potential.model.keep = settings.tile, settings.keep
+        model = calculator.potential.model
+        model.tile, model.keep, model.remember = settings.tile, settings.keep, settings.remember
 
 
 @dataclass

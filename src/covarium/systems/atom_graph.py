@@ -101,6 +101,8 @@ class AtomModel(nn.Module):
         tile: edges that are worked on at a time, their inside made again in every pass instead of stored; None to
             store all. It changes memory and time, not the answer.
         keep: edges whose inside is stored nevertheless, in tiles that end before them.
+        remember: of others, how many results of large products are stored, counted by edges, see ``tiles_of``.
+        products: there are for each edge of a layer whose results can be.
         width: numbers per edge in the widest of the large tensors. Where all is stored, the CPU works on as many edges
             at a time as stay in its cache; None for all at once.
         backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``, or sums
@@ -117,6 +119,8 @@ class AtomModel(nn.Module):
     reads: frozenset[str]
     tile: int | None = None
     keep: int = 0
+    remember: int = 0
+    products: int = 0
     width: int | None = None
     backend: Backend = "torch"
     backends: frozenset[Backend] = frozenset({"torch"})
@@ -136,7 +140,7 @@ class AtomModel(nn.Module):
             number = max(1, round(edges / fastest))
             # tiles end at targets; a little more room makes them equal
             size, keep = math.ceil(edges / number) + math.ceil(edges / max(graph.num_atoms, 1)), edges
-        tiles = graph.tiles(size, keep)
+        tiles = graph.tiles(size, keep, self.remember)
         return tiles if len(tiles) > 1 else []
 
     def admit(self, graph: AtomGraph) -> None:
@@ -217,9 +221,9 @@ class AtomGraph:
         offsets = torch.bmm(self.shifts.to(cell.dtype).unsqueeze(1), cell[self.batch[i]]).squeeze(1)
         return vectors + offsets.to(vectors.dtype)
 
-    def tiles(self, edges: int, keep: int = 0) -> list[Tile]:
+    def tiles(self, edges: int, keep: int = 0, remember: int = 0) -> list[Tile]:
         """All edges in tiles that end at target atoms; see ``covarium.ops.tiled``."""
-        return tiles_of(self.edge_index, self.num_atoms, edges, keep)
+        return tiles_of(self.edge_index, self.num_atoms, edges, keep, remember)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on another device; ``dtype`` applies to positions, cell, charge and spin."""

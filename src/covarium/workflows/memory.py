@@ -1,5 +1,5 @@
-"""A model within a given memory: how many edges it may work on at a time, and how many it may keep for the
-derivatives, found by trying it on little.
+"""A model within a given memory: how many edges it may work on at a time, and of how many it may keep the products or
+everything for the derivatives, found by trying it on little.
 
 Memory is linear in atoms, edges and the edges of a tile; the slopes are measured by passes over a few atoms with as
 many neighbours as the real ones have, in which every tensor that is made is counted. Nothing of the size of the real
@@ -52,6 +52,7 @@ class Fit:
 
     tile: int | None
     keep: int
+    remember: int
     edges: int
     needed: int
     budget: int
@@ -60,9 +61,10 @@ class Fit:
         """In words: what is done, and what it takes."""
         how = "all edges at once, everything kept for the gradient"
         if self.tile is not None:
-            how = f"tiles of {self.tile:,} edges; only features of atoms kept, the rest made again"
-        if self.keep:
-            how = f"tiles of {self.tile:,} edges; {self.keep:,} of {self.edges:,} edges kept, the rest made again"
+            kept = [f"{self.keep:,} of {self.edges:,} edges"] if self.keep else []
+            kept += [f"results of {self.remember:,} products"] if self.remember else []
+            kept = kept or ["only features of atoms"]
+            how = f"tiles of {self.tile:,} edges; {' and '.join(kept)} kept, the rest made again"
         return how, f"about {self.needed / 1e9:.2g} of {self.budget / 1e9:.4g} GB"
 
 
@@ -88,8 +90,8 @@ def fit(
     least_cost: int = 0,
     remedy: str = "",
 ) -> Fit:
-    """The largest tile, and the most edges kept, with which a pass over ``graph`` stays within the memory; ``model`` is
-    left as it is.
+    """The largest tile, and the most products and then edges kept, with which a pass over ``graph`` stays within the
+    memory; ``model`` is left as it is.
 
     Args:
         model: on its device, in its dtype.
@@ -106,26 +108,10 @@ def fit(
     """
     budget = in_bytes(memory)
     edges = math.ceil(graph.edge_index.shape[1] * max(1.0, least_cost / max(graph.cost(), 1)))
-    degree = max(1, math.ceil(graph.edge_index.shape[1] / max(graph.num_atoms, 1)))
-    small, large = (_made_up(model, graph, atoms, degree) for atoms in (8, 16))
-    few, many = (g.edge_index.shape[1] for g in (small, large))
-    tile = 2 * degree
-
-    def peak(g: AtomGraph, size: int | None, keep: int = 0) -> int:
-        return _peak(model, g, (size, keep), forces, training)
-
-    at_once = _line(few, peak(small, None), many, peak(large, None), edges)
-    tiled = _line(few, peak(small, tile), many, per_large := peak(large, tile), edges)
-    per_edge = max(peak(large, 2 * tile) - per_large, 0) / tile
-    per_kept = max(peak(large, tile, many) - per_large, 0) / many
-    held = _held(model, training)
-
-    def needed(size: int | None, keep: int = 0) -> int:
-        inside = at_once if size is None else min(tiled + per_edge * (size - tile) + per_kept * keep, at_once)
-        return int(held + FIXED + SLACK * max(inside, 0))
-
+    slopes = _measured(model, graph, edges, forces, training)
+    needed = slopes.needed
     if needed(None) <= budget:
-        return Fit(None, 0, edges, needed(None), budget)
+        return Fit(None, 0, 0, edges, needed(None), budget)
     largest = min(model.in_cache(graph.positions.device) or LARGEST, LARGEST)
     sizes = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(largest)) + 1)]
     fitting = [size for size in sizes if size < edges and needed(size) <= budget]
@@ -133,9 +119,56 @@ def fit(
         least = math.ceil(min(needed(SMALLEST), needed(None)) / 1e7) / 100
         raise TooLittleError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
     size = fitting[-1]
-    room = budget - needed(size)
-    keep = min(int(room / (SLACK * per_kept)), edges) if per_kept and (forces or training) else 0
-    return Fit(size, keep, edges, needed(size, keep), budget)
+    if not forces and not training:
+        return Fit(size, 0, 0, edges, needed(size), budget)
+    # a stored product saves more time than the same memory for all that is inside of some edges
+    room = (budget - needed(size)) / SLACK
+    remember = min(int(room / slopes.per_product), model.products * edges) if slopes.per_product else 0
+    room -= slopes.per_product * remember
+    keep = min(int(room / slopes.per_kept), edges) if slopes.per_kept else 0
+    return Fit(size, keep, remember, edges, needed(size, keep, remember), budget)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Bytes that a pass takes: all at once; with tiles of ``tile`` edges, and more for each further edge of a tile,
+    each edge and each product kept; ``held`` in any case."""
+
+    at_once: float
+    tiled: float
+    tile: int
+    per_edge: float
+    per_kept: float
+    per_product: float
+    held: int
+
+    def needed(self, size: int | None, keep: int = 0, remember: int = 0) -> int:
+        stored = self.per_kept * keep + self.per_product * remember
+        tiled = self.tiled + self.per_edge * ((size or 0) - self.tile) + stored
+        inside = self.at_once if size is None else min(tiled, self.at_once)
+        return int(self.held + FIXED + SLACK * max(inside, 0))
+
+
+def _measured(model: AtomModel, graph: AtomGraph, edges: int, forces: bool, training: bool) -> _Slopes:
+    """By passes over few atoms, for a graph of so many edges."""
+    degree = max(1, math.ceil(graph.edge_index.shape[1] / max(graph.num_atoms, 1)))
+    small, large = (_made_up(model, graph, atoms, degree) for atoms in (8, 16))
+    few, many = (g.edge_index.shape[1] for g in (small, large))
+    tile, products = 2 * degree, model.products
+
+    def peak(g: AtomGraph, size: int | None, keep: int = 0, remember: int = 0) -> int:
+        return _peak(model, g, (size, keep, remember), forces, training)
+
+    per_large = peak(large, tile)
+    return _Slopes(
+        at_once=_line(few, peak(small, None), many, peak(large, None), edges),
+        tiled=_line(few, peak(small, tile), many, per_large, edges),
+        tile=tile,
+        per_edge=max(peak(large, 2 * tile) - per_large, 0) / tile,
+        per_kept=max(peak(large, tile, many) - per_large, 0) / many,
+        per_product=max(peak(large, tile, 0, products * many) - per_large, 0) / (products * many) if products else 0.0,
+        held=_held(model, training),
+    )
 
 
 def of_training(plan: Plan) -> Plan:
@@ -149,20 +182,26 @@ def of_training(plan: Plan) -> Plan:
         return plan
     _refuse_other(model)
     if config.tile is not None:
-        model.tile, model.keep = None if config.tile == "all" else config.tile, config.keep
+        _set(model, None if config.tile == "all" else config.tile, config.keep, config.remember)
         return replace(plan, findings=[*plan.findings, Finding("tile", _given(config), "given")])
     assert config.memory is not None
     batch = plan.train.batch(costliest_batch(plan.train, plan.settings, announced())).system
     forces = isinstance(plan.task, Potential) and plan.task.forces == "gradient"
     remedy = ", or lower training.batch_size"
     found = fit(model, batch, config.memory, forces=forces, training=True, remedy=remedy)
-    model.tile, model.keep = found.tile, found.keep
-    config = config.model_copy(update={"tile": found.tile or "all", "keep": found.keep})
+    _set(model, found.tile, found.keep, found.remember)
+    chosen = {"tile": found.tile or "all", "keep": found.keep, "remember": found.remember}
+    config = config.model_copy(update=chosen)
     return replace(plan, config=config, findings=[*plan.findings, Finding("memory", *found.line())])
 
 
 def _given(config: RunConfig) -> str:
-    return f"{config.tile} edges at a time" + (f", {config.keep:,} edges kept" if config.keep else "")
+    kept = f", {config.keep:,} edges kept" if config.keep else ""
+    return f"{config.tile} edges at a time{kept}" + (f", {config.remember:,} products kept" if config.remember else "")
+
+
+def _set(model: AtomModel, tile: int | None, keep: int, remember: int) -> None:
+    model.tile, model.keep, model.remember = tile, keep, remember
 
 
 def of_evaluation(plan: Plan, task: Any) -> None:  # noqa: ANN401 - the kind's own class
@@ -182,7 +221,7 @@ def of_structures(task: Potential | Property, structures: Sequence[Atoms], memor
     graph = frame_graph(task, as_frame(largest), next(task.model.parameters()).dtype)
     forces = isinstance(task, Potential) and task.forces == "gradient"
     found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=PREDICTED)
-    task.model.tile, task.model.keep = found.tile, found.keep
+    _set(task.model, found.tile, found.keep, found.remember)
     return f"memory: {', '.join(found.line())}"
 
 
@@ -234,8 +273,8 @@ def _made_up(model: AtomModel, graph: AtomGraph, atoms: int, degree: int) -> Ato
     return made.to(one.device, one.dtype)
 
 
-def _peak(model: AtomModel, graph: AtomGraph, how: tuple[int | None, int], forces: bool, training: bool) -> int:
-    """Bytes of tensors at most in one pass with a tile and a number of edges kept."""
+def _peak(model: AtomModel, graph: AtomGraph, how: tuple[int | None, int, int], forces: bool, training: bool) -> int:
+    """Bytes of tensors at most in one pass with a tile and numbers of edges and of products kept."""
     with _as_it_will_be(model, how, training), _Counted() as counted:
         positions = graph.positions.detach().requires_grad_(forces)
         rng = torch.Generator(device=positions.device).manual_seed(0)
@@ -252,16 +291,16 @@ def _peak(model: AtomModel, graph: AtomGraph, how: tuple[int | None, int], force
 
 
 @contextmanager
-def _as_it_will_be(model: AtomModel, how: tuple[int | None, int], training: bool) -> Iterator[None]:
-    was, mode = (model.tile, model.keep), model.training
+def _as_it_will_be(model: AtomModel, how: tuple[int | None, int, int], training: bool) -> Iterator[None]:
+    was, mode = (model.tile, model.keep, model.remember), model.training
     trained = {p: p.requires_grad for p in model.parameters()}
-    model.tile, model.keep = how
+    _set(model, *how)
     model.train(training)
     model.requires_grad_(training)
     try:
         yield
     finally:
-        model.tile, model.keep = was
+        _set(model, *was)
         model.train(mode)
         for p, required in trained.items():
             p.requires_grad_(required)

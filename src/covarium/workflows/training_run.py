@@ -35,7 +35,7 @@ from covarium.workflows.reporting import run_sections
 SPLIT = "split.json"
 EVALUATION_SHARE = 0.5  # of a time budget, beyond which the evaluation at the end is of a part of the frames
 # what a resumed run may change
-FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "backend", "compile")
+FREE = ("training.", "data.workers", "device", "threads", "memory", "tile", "keep", "remember", "backend", "compile")
 REPORT = "report.html"
 
 

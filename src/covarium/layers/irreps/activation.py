@@ -14,6 +14,7 @@ from torch.nn.functional import silu
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
 from covarium.ops.activation import silu_gradient
+from covarium.ops.remembered import Place
 from covarium.ops.traced import traced
 
 IN_CACHE = 2**18  # values at the points at a time
@@ -47,8 +48,8 @@ class S2Activation(ExactConstants):
         self.constant("to_grid", grid.to_grid[:, columns])
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
-    def forward(self, x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
-        return at_points(silu, x, self.to_grid, self.from_grid)
+    def forward(self, x: Float[Tensor, "N R H"], place: Place | None = None) -> Float[Tensor, "N R H"]:
+        return at_points(silu, x, self.to_grid, self.from_grid, place)
 
 
 class SeparableS2Activation(nn.Module):
@@ -58,8 +59,10 @@ class SeparableS2Activation(nn.Module):
         super().__init__()
         self.s2 = s2
 
-    def forward(self, scalars: Float[Tensor, "N H"], x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
-        return torch.cat([silu(scalars).unsqueeze(1), self.s2(x)[:, 1:]], dim=1)
+    def forward(
+        self, scalars: Float[Tensor, "N H"], x: Float[Tensor, "N R H"], place: Place | None = None
+    ) -> Float[Tensor, "N R H"]:
+        return torch.cat([silu(scalars).unsqueeze(1), self.s2(x, place)[:, 1:]], dim=1)
 
 
 GridKernel = Literal[
@@ -99,15 +102,17 @@ def at_points(
     x: Float[Tensor, "N R F"],
     to_grid: Float[Tensor, "P R"],
     from_grid: Float[Tensor, "R P"],
+    place: Place | None = None,
 ) -> Float[Tensor, "N R H"]:
     """``from_grid @ function(to_grid @ x)`` for a function of ``GRADIENTS``; differentiable to any order.
 
-    For the first derivative x is kept, not its many more values at the points.
+    For the first derivative x is kept, not its many more values at the points. ``place``: where the result is
+    remembered.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):  # which does not reach the derivatives: all of it in one dtype
         x, to_grid, from_grid = (t.to(torch.get_autocast_dtype(device)) for t in (x, to_grid, from_grid))
-    return _AtPoints.apply(function, x, to_grid, from_grid)
+    return _AtPoints.apply(function, place, x, to_grid, from_grid)
 
 
 class _AtPoints(torch.autograd.Function):
@@ -115,19 +120,25 @@ class _AtPoints(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401
         function: Callable[[Tensor], Tensor],
+        place: Place | None,
         x: Tensor,
         to_grid: Tensor,
         from_grid: Tensor,
     ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(x, to_grid, from_grid)
-        return torch.cat([from_grid @ function(to_grid @ part) for (part,) in in_cache(to_grid, x)])
+
+        def made() -> Tensor:
+            return torch.cat([from_grid @ function(to_grid @ part) for (part,) in in_cache(to_grid, x)])
+
+        return made() if place is None else place.remember(made)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None, Tensor, None, None]:  # noqa: ANN401
         x, to_grid, from_grid = ctx.saved_tensors
         gradient, parts = GRADIENTS[ctx.function], in_cache(to_grid, x, g)
-        return None, torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for q, p in parts]), None, None
+        of_x = torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for q, p in parts])
+        return None, None, of_x, None, None
 
 
 def in_cache(
@@ -186,9 +197,11 @@ class GridActivation(ExactConstants):
         self.constant("to_grid", grid.to_grid[:, columns])
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
-    def forward(self, x: Float[Tensor, "N R F"], scalars: Float[Tensor, "N K"] | None) -> Float[Tensor, "N R H"]:
+    def forward(
+        self, x: Float[Tensor, "N R F"], scalars: Float[Tensor, "N K"] | None, place: Place | None = None
+    ) -> Float[Tensor, "N R H"]:
         """``scalars`` as wide as ``kernel_widths`` says; None for the kernels without."""
-        y = at_points(POINTS[self.kernel], x, self.to_grid, self.from_grid)
+        y = at_points(POINTS[self.kernel], x, self.to_grid, self.from_grid, place)
         if scalars is None:
             return y
         if self.kernel == "sep-merge_gates2_swiglu":

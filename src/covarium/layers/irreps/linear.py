@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from covarium.ops.remembered import Place, product
 
 
 def so3_linear(
@@ -40,8 +43,7 @@ class SO3Linear(nn.Module):
 class SO2MLinear(nn.Module):
     """The map of one order m > 0: a complex matrix, stored as official weights [2·out, in] (real rows, then imaginary).
 
-    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3): three real products make the
-    four.
+    y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊ (Passaro 2023, arXiv 2302.03655, Eq. 3).
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -50,13 +52,8 @@ class SO2MLinear(nn.Module):
         with torch.no_grad():
             self.fc.weight.mul_(1 / math.sqrt(2))
 
-    def forward(self, x: Float[Tensor, "E 2 I"]) -> Float[Tensor, "E 2 O"]:
-        plus, minus = x.unbind(1)
-        real, imaginary = self.fc.weight.chunk(2, dim=0)
-        both = nn.functional.linear(plus + minus, real)
-        y_plus = both - nn.functional.linear(minus, real + imaginary)
-        y_minus = both + nn.functional.linear(plus, imaginary - real)
-        return torch.stack([y_plus, y_minus], dim=1)
+    def forward(self, x: Float[Tensor, "E 2 I"], place: Place | None = None) -> Float[Tensor, "E 2 O"]:
+        return product(x, self.fc.weight.chunk(2, dim=0), place=place)
 
 
 class SO2Convolution(nn.Module):
@@ -75,11 +72,14 @@ class SO2Convolution(nn.Module):
         self.so2_m_conv = nn.ModuleList(SO2MLinear(n * in_channels, n * out_channels) for n in degrees)
 
     def forward(
-        self, x: Sequence[Float[Tensor, "E s n I"]]
+        self, x: Sequence[Float[Tensor, "E s n I"]], place: Place | None = None
     ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E s n O"]]]:
-        """The extra scalars, and the features."""
-        extra, zero = self.fc_m0(x[0].flatten(1)).split(self.sizes, dim=1)
-        flat = [zero.unsqueeze(1), *[conv(part.flatten(2)) for conv, part in zip(self.so2_m_conv, x[1:], strict=True)]]
+        """The extra scalars, and the features; ``place``: where results are remembered."""
+        places = [None if place is None else replace(place, part=m) for m in range(len(x))]
+        scalars = product(x[0].flatten(1), [self.fc_m0.weight], self.fc_m0.bias, places[0])
+        extra, zero = scalars.split(self.sizes, dim=1)
+        orders = zip(self.so2_m_conv, x[1:], places[1:], strict=True)
+        flat = [zero.unsqueeze(1), *[conv(part.flatten(2), where) for conv, part, where in orders]]
         return extra, [y.unflatten(2, (-1, self.out_channels)) for y in flat]
 
 

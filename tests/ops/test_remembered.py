@@ -1,0 +1,98 @@
+"""Products whose results are remembered are the products, to second derivatives, and are not made again."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+from covarium.ops.gather import scatter_sum
+from covarium.ops.remembered import Place, Results, product
+from covarium.ops.tiled import Tile, tiled, tiles_of
+
+EDGES, INPUTS, OUTPUTS = 12, 5, 4
+PAIRS = torch.stack([torch.arange(EDGES) % 4, torch.arange(EDGES) // 3])
+
+
+def given(complex_: bool) -> list[Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(EDGES, *([2] if complex_ else []), INPUTS, dtype=torch.float64)
+    matrices = [torch.randn(OUTPUTS, INPUTS, dtype=torch.float64) for _ in range(2 if complex_ else 1)]
+    return [t.requires_grad_() for t in (x, *matrices)]
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+def test_value_and_derivatives_are_those_of_the_definition(complex_: bool) -> None:
+    x, *w = given(complex_)
+    expected = x @ w[0].T
+    if complex_:
+        y = torch.view_as_complex(x.movedim(1, 2).contiguous()) @ torch.complex(*w).T
+        expected = torch.view_as_real(y).movedim(2, 1)
+    place = Place(Results(1), 0)
+    for where in (None, place, place):
+        torch.testing.assert_close(product(x, w, place=where), expected, rtol=1e-13, atol=1e-14)
+
+    def fresh(x: Tensor, *w: Tensor) -> Tensor:
+        return product(x, w, place=Place(Results(1), 0))
+
+    assert gradcheck(fresh, (x, *w))
+    assert gradgradcheck(fresh, (x, *w))
+
+
+def total(remember: int, x: Tensor, *w: Tensor) -> Tensor:
+    """A sum over edges in tiles, of two products."""
+
+    def messages(tile: Tile, *tensors: Tensor) -> Tensor:
+        *w, x = tensors
+        places = [Place(tile.results, k) if tile.remembered > k else None for k in range(2)]
+        hidden = product(x.sin(), w, place=places[0]).square()
+        back = product(hidden, [m.T for m in w], w[0][0] if len(w) == 1 else None, place=places[1])
+        return scatter_sum(back.tanh(), tile.row, tile.last - tile.first)
+
+    return tiled(messages, tiles_of(PAIRS, 4, 6, remember=remember), whole=w, edges=[x])
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+@pytest.mark.parametrize("remember", [6, 12, 18, 24])
+def test_tiles_that_remember_are_the_sum(complex_: bool, remember: int) -> None:
+    tensors = given(complex_)
+    torch.testing.assert_close(total(remember, *tensors), total(0, *tensors), rtol=0, atol=0)
+    assert gradcheck(lambda *t: total(remember, *t), tensors)
+    assert gradgradcheck(lambda *t: total(remember, *t), tensors)
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+def test_several_derivatives_of_one_sum_are_not_mixed_up(complex_: bool) -> None:
+    """Each with other numbers, to be differentiated again, after another, and with the graph kept."""
+    x, *w = given(complex_)
+    weights = [torch.randn_like(total(0, x, *w)) for _ in range(3)]
+
+    def found(remember: int) -> list[Tensor]:
+        sums = total(remember, x, *w)
+        first = [torch.autograd.grad(sums, x, v, create_graph=True)[0] for v in weights]
+        plain = torch.autograd.grad(sums, x, weights[0] + 1, retain_graph=True)[0]
+        second = [torch.autograd.grad(f.square().sum(), [x, *w], retain_graph=True) for f in (*first, first[0])]
+        return [*first, plain, *(g for many in second for g in many)]
+
+    for ours, theirs in zip(found(24), found(0), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_results_are_not_made_again(second: bool) -> None:
+    """What is saved is exactly the products of the passes that would make them again."""
+    tensors = given(False)
+
+    def operations(remember: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            sums = total(remember, *tensors).sum()
+            if second:
+                (force,) = torch.autograd.grad(sums, tensors[0], create_graph=True)
+                sums = force.square().sum()
+            sums.backward()
+        return counter.get_total_flops()
+
+    once = 2 * EDGES * INPUTS * OUTPUTS
+    # values in the gradient, or in it and its derivative; then also the products of the gradient
+    assert operations(0) - operations(24) == 2 * once * (3 if second else 1)
+    assert operations(0) - operations(12) == once * (3 if second else 1)
