@@ -9,8 +9,8 @@ thread, each side in a process of its own that is asked in turn. Seconds are tho
 between two events), medians of several rounds after a pass that warms up. Memory is the peak of a fresh process that
 does one pass minus what it held after model and optimiser were made; a training step is one that finds moments, as all
 but the first do. Ours is measured with everything kept, and with the largest tile whose memory is the asked part of the
-peer's and as many edges kept as then fit. ``--compiled`` measures ours once more as compiled graphs, in other records,
-since compiling takes minutes.
+peer's and as many products and edges kept as then fit. ``--compiled`` measures ours once more as compiled graphs, in
+other records, since compiling takes minutes.
 
 Peers live in environments under ``--work``, made where they are missing; ``--peer-env SIDE=PYTHON`` names another one.
 Every row is recorded when it is done and not run again; ``--again`` begins today's folder of records.
@@ -22,7 +22,7 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,17 +134,16 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         theirs = {p: memory(row.peer, inputs, **{"pass": p}) for p in ("infer", "train")}
     allowed = row.memory * theirs["train"]
     edges = np.load(inputs)["edge_index"].shape[1]
-    keep = 0
-    for tile in [t for t in TILES if t < edges]:
-        ours["tiled"] = memory("ours", inputs, **{"pass": "train"}, tile=tile)
-        if ours["tiled"] <= allowed:
-            break
-    if ours["tiled"] < allowed < ours["train"]:  # what is left is for edges that are kept
-        small = min(tile, SMALL)
-        least = memory("ours", inputs, **{"pass": "train"}, tile=small) if small < tile else ours["tiled"]
-        some = int(0.9 * edges * (allowed - least) / (ours["train"] - least))
-        if (taken := memory("ours", inputs, **{"pass": "train"}, tile=small, keep=some)) <= allowed:
-            tile, keep, ours["tiled"] = small, some, taken
+    how: dict[str, int] = {}
+    if ours["train"] > allowed:
+
+        def taken(how: dict[str, int]) -> int:
+            return memory("ours", inputs, **{"pass": "train"}, **how)
+
+        from covarium.models import MODELS
+
+        products = MODELS[row.model][0].products
+        how, ours["tiled"] = within(taken, edges, products, allowed, ours["train"])
     with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:
         facts = {"ours": us.ask("facts"), "peer": them.ask("facts")}
         difference = {} if row.stands_in else agreement({"ours": us, row.peer: them}, where.work / name)
@@ -153,17 +152,54 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "infer": (us, {"pass": "infer", "tile": None}),
             "peer infer": (them, {"pass": "infer", **variant}),
             "train": (us, {"pass": "train", "tile": None}),
-            "tiled": (us, {"pass": "train", "tile": tile, "keep": keep}),
+            "tiled": (us, {"pass": "train", **how}),
             "peer train": (them, {"pass": "train"}),
         })  # fmt: skip
         rates = [us.ask("rate") for _ in range(5)]
         proven = {case.name: them.ask("check", case=str(case)) for case in (fixtures() if row.proven else [])}
     return {
-        "row": name, "edges": edges, "tile": tile, "keep": keep, "seconds": seconds,
+        "row": name, "edges": edges, **how, "seconds": seconds,
         "rate_flops": statistics.median(rates), "flop": count,
         "memory": ours, "peer_memory": theirs, "memory_allowed": allowed, "facts": facts,
         "difference": difference, "proven": proven,
     }  # fmt: skip
+
+
+def within(
+    taken: Callable[[dict[str, int]], int], edges: int, products: int, allowed: float, everything: int
+) -> tuple[dict[str, int], int]:
+    """Tile, edges kept and products remembered of a training step in so much memory, and what it takes.
+
+    Args:
+        taken: bytes that a step takes.
+        edges: there are.
+        products: of an edge that can be remembered.
+        allowed: bytes.
+        everything: bytes with all kept.
+    """
+    for tile in [t for t in TILES if t < edges]:
+        how = {"tile": tile, "keep": 0, "remember": 0}
+        if (least := taken(how)) <= allowed:
+            break
+    else:
+        return how, least
+    small = how | {"tile": min(tile, SMALL)}
+    found, base = (how, least), taken(small) if small != how else least
+    if products:  # they save more time than edges do in the same memory
+        all_of_them = small | {"remember": products * edges}
+        if (most := taken(all_of_them)) <= allowed:
+            found, small, base = (all_of_them, most), all_of_them, most
+        else:
+            some = small | {"remember": int(0.95 * products * edges * (allowed - base) / (most - base))}
+            return (some, size) if base <= allowed and (size := taken(some)) <= allowed else found
+    keep, reached = 0, base
+    for _ in range(3):  # what is left is for edges that are kept
+        more = int(0.9 * (edges - keep) * (allowed - reached) / (everything - reached))
+        if more < edges / 50 or (size := taken(small | {"keep": keep + more})) > allowed:
+            break
+        keep, reached = keep + more, size
+        found = (small | {"keep": keep}, size)
+    return found
 
 
 def measure_compiled(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -276,7 +312,7 @@ def lines_of(row: Row, cell: Mapping[str, Any], compiled: Mapping[str, Any] | No
     for k, given in enumerate(PASSES):
         name = "train" if given == "tiled" and fits else given
         kind = "infer" if name == "infer" else "train"
-        how = "all is kept" if fits else f"tiles of {cell['tile']} edges, {cell['keep']} of {cell['edges']} kept"
+        how = "all is kept" if fits else tiles_text(cell)
         least = f"at most {row.memory:g} of the memory: "
         title = {"infer": "energy and forces", "train": "training step", "tiled": least + how}[given]
         theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
@@ -291,6 +327,13 @@ def lines_of(row: Row, cell: Mapping[str, Any], compiled: Mapping[str, Any] | No
         line = Line(title, kind, theirs, compiled["seconds"][kind], compiled["memory"][kind], row.targets[k])
         lines.append(["", *line.cells(cell, limited=False)])
     return lines
+
+
+def tiles_text(cell: Mapping[str, Any]) -> str:
+    """Edges at a time, and what is kept of them."""
+    kept = [f"{cell['keep']} of {cell['edges']} edges"] if cell["keep"] else []
+    kept += [f"{cell['remember']} products"] if cell.get("remember") else []
+    return f"tiles of {cell['tile']} edges, {' and '.join(kept) or 'none'} kept"
 
 
 class Line(NamedTuple):
