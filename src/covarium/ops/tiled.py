@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from covarium.ops.gather import gather
+from covarium.ops.wanted import wanted
 
 
 @dataclass(frozen=True)
@@ -143,20 +144,6 @@ def _chosen(values: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
     return [value for value, need in zip(values, needs, strict=True) if need]
 
 
-def _wanted(ctx: Any) -> list[bool]:  # noqa: ANN401
-    """Which of the tensors this backward pass is to find the gradient of; ``needs_input_grad`` knows only which it
-    could be. Forces need no gradient of any weight, half of the work of this pass."""
-    return [node is not None and _runs(node) for node, _ in ctx.next_functions]
-
-
-def _runs(node: Any) -> bool:  # noqa: ANN401
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:
-        # torch does not say this of a leaf whose own gradient is asked for: it is one
-        return True
-
-
 class _Sums:
     """Gradients of the tensors, gathered from the tiles: whole ones add up, others are put in their rows."""
 
@@ -187,7 +174,7 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return None, *_TiledGradient.apply(ctx.call, _wanted(ctx), gradient, *ctx.saved_tensors)
+        return None, *_TiledGradient.apply(ctx.call, wanted(ctx), gradient, *ctx.saved_tensors)
 
 
 class _TiledGradient(torch.autograd.Function):
@@ -220,7 +207,7 @@ class _TiledGradient(torch.autograd.Function):
         used = [c is not None for c in cotangents]
         if not any(used):
             return None, None, *[None] * len(ctx.saved_tensors)
-        needs_above, *needs = _wanted(ctx)
+        needs_above, *needs = wanted(ctx)
         sums = _Sums(call, tensors, needs)
         of_gradient = torch.zeros_like(gradient) if needs_above else None
         filled = [t if c is None else c for c, t in zip(cotangents, tensors, strict=True)]
