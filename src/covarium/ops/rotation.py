@@ -182,14 +182,15 @@ def _joined(xs: Sequence[Tensor], beside: bool) -> Tensor:
     return xs[0] if len(xs) == 1 else torch.cat(list(xs), dim=2) if beside else xs[0] + xs[1]
 
 
-# The three maps for ``torch``, with D [E, R, S]. Gathered features, [E, S, C], are only ever there for a few edges, in
-# the cache: to write all of them to fresh memory takes longer than the products do.
+# The three maps for ``torch``, with D [E, R, S]. On the CPU gathered features, [E, S, C], are only ever there for a few
+# edges, in the cache: to write all of them to fresh memory takes longer than the products do. A block-diagonal D would
+# save three quarters of the products and win nothing: they become too small.
 
 FEW = 2**18
 
 
 def _parts(d: Tensor, channels: int) -> list[slice]:
-    """Edges, so many at a time that their features are at most ``FEW`` numbers."""
+    """Edges, so many at a time that their features are at most ``FEW`` numbers, 1 MB of float32."""
     if traced(d) or d.is_cuda:
         return [slice(None)]
     step = max(1, FEW // (d.shape[2] * channels))
@@ -209,7 +210,7 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def _save(ctx: Any, ends: tuple[End, ...], beside: bool, factor: Tensor, *others: Tensor) -> None:  # noqa: ANN401
-    """What gradients can be asked for that need it."""
+    """Of the two factors what the gradient of the other needs, if that can be asked for."""
     needs_factor, *needs_others = ctx.needs_input_grad[-1 - len(others) :]
     ctx.ends = ends, beside
     kept = others if needs_factor else [None] * len(others)
@@ -217,8 +218,11 @@ def _save(ctx: Any, ends: tuple[End, ...], beside: bool, factor: Tensor, *others
 
 
 class _In(torch.autograd.Function):
+    """``rotate_in``."""
+
     @staticmethod
     def forward(ctx: Any, ends: tuple[End, ...], beside: bool, d: Tensor, *xs: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.dtype = d.dtype
         _save(ctx, ends, beside, d, *xs)
         y = xs[0].new_empty(*d.shape[:2], xs[0].shape[2] * (len(xs) if beside else 1))
         for part in _parts(d, y.shape[2]):
@@ -229,12 +233,14 @@ class _In(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         d, *xs = ctx.saved_tensors
         needs_d, *needs_xs = wanted(ctx)
-        of_d = _Matrices.apply(*ctx.ends, d.dtype, g, *xs) if needs_d else None
+        of_d = _Matrices.apply(*ctx.ends, ctx.dtype, g, *xs) if needs_d else None
         of_xs = _Out.apply(*ctx.ends, d, g) if any(needs_xs) else [None] * len(xs)
         return None, None, of_d, *of_xs
 
 
 class _Out(torch.autograd.Function):
+    """``rotate_out``, onto one end or both."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
@@ -243,10 +249,12 @@ class _Out(torch.autograd.Function):
         d: Tensor,
         y: Tensor,
     ) -> tuple[Tensor, ...]:
+        ctx.dtype = d.dtype
         _save(ctx, ends, beside, d, y)
         channels = y.shape[2] // (len(ends) if beside else 1)
         xs = [d.new_zeros(end.atoms, d.shape[2], channels) for end in ends]
         for part in _parts(d, channels):
+            # end by end, since rows that lie side by side would have to be copied to be summed
             for first in range(0, y.shape[2], channels):
                 sums = d[part].mT @ y[part, :, first : first + channels].to(d.dtype)
                 for k in [first // channels] if beside else range(len(ends)):
@@ -257,12 +265,12 @@ class _Out(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         d, y = ctx.saved_tensors
         needs_d, needs_y = wanted(ctx)
-        of_d = _Matrices.apply(*ctx.ends, d.dtype, y, *g) if needs_d else None
+        of_d = _Matrices.apply(*ctx.ends, ctx.dtype, y, *g) if needs_d else None
         return None, None, of_d, _In.apply(*ctx.ends, d, *g) if needs_y else None
 
 
 class _Matrices(torch.autograd.Function):
-    """Σ_c y[e, r, c] x[j(e), s, c]."""
+    """The gradient with respect to D: Σ_c y[e, r, c] x[j(e), s, c]."""
 
     @staticmethod
     def forward(
