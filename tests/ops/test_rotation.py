@@ -1,4 +1,5 @@
-"""Rotation into the frames of edges and sums out of them: the kernels against plain torch, to second derivatives.
+"""Rotation into the frames of edges and sums out of them: in torch against the formula, to third derivatives, and the
+kernels against torch, to second ones.
 
 Without a CUDA device the kernels run in Triton's interpreter; without triton they are not run.
 """
@@ -8,11 +9,13 @@ import os
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from covarium.algebra.layout import m_primary
 from covarium.algebra.rotations import random_rotations
 from covarium.algebra.wigner import wigner_d
 from covarium.errors import CovariumError
+from covarium.ops import rotation
 from covarium.ops.rotation import End, Layout, rotate_in, rotate_out
 
 if not torch.cuda.is_available():
@@ -46,15 +49,127 @@ def given(layout: Layout, *, edges: int = 3, atoms: int = 3, channels: int = 3, 
     return [t.to(DEVICE, dtype) for t in (wigner(layout, edges, rng), *xs)], ends
 
 
-def derivatives(layout, beside, backend, tensors, ends):
-    """Of a non-linear function of all: its value, first and second derivatives."""
-    d, a, b = (t.clone().requires_grad_() for t in tensors)
-    y = rotate_in([a, b], d, ends, layout, beside=beside, backend=backend)
-    out = rotate_out(y * torch.sigmoid(y), d, ends[1], layout, backend=backend)
+def formula(xs, d, ends, layout, beside):
+    gathered = [x.index_select(0, end.index) for x, end in zip(xs, ends, strict=True)]
+    return layout.dense(d) @ (torch.cat(gathered, dim=2) if beside else sum(gathered))
+
+
+def sums_of_formula(y, d, end, layout):
+    products = layout.dense(d).transpose(1, 2) @ y
+    return torch.zeros(end.atoms, *products.shape[1:], dtype=y.dtype, device=y.device).index_add(0, end.index, products)
+
+
+def derivatives(layout, beside, backend, tensors, ends, order=2):
+    """Of a non-linear function of all: its value, and derivatives up to ``order``."""
+    leaves = d, a, b = [t.clone().requires_grad_() for t in tensors]
+    if backend == "formula":
+        y = formula([a, b], d, ends, layout, beside)
+        out = sums_of_formula(y * torch.sigmoid(y), d, ends[1], layout)
+    else:
+        y = rotate_in([a, b], d, ends, layout, beside=beside, backend=backend)
+        out = rotate_out(y * torch.sigmoid(y), d, ends[1], layout, backend=backend)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
-    first = torch.autograd.grad(out, [d, a, b], weights, create_graph=True)
-    second = torch.autograd.grad(sum(g.pow(3).sum() for g in first), [d, a, b])
-    return [out, *first, *second]
+    found = [torch.autograd.grad(out, leaves, weights, create_graph=True)]
+    for _ in range(1, order):
+        found.append(torch.autograd.grad(sum(g.pow(3).sum() for g in found[-1]), leaves, create_graph=True))
+    return [out, *(g for gradients in found for g in gradients)]
+
+
+@pytest.mark.parametrize("few", [1, 100, rotation.FEW])
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives_of_any_order_are_those_of_the_formula(name, few, monkeypatch):
+    """However many edges are worked on at a time."""
+    monkeypatch.setattr(rotation, "FEW", few)
+    layout, beside = CASES[name]
+    tensors, ends = given(layout, edges=7)
+    expected, found = (derivatives(layout, beside, backend, tensors, ends, 3) for backend in ("formula", "torch"))
+    assert len(found) == 10
+    for e, f in zip(expected, found, strict=True):
+        assert float((e - f).detach().abs().max()) <= 1e-13 * float(e.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_finite_differences(name):
+    layout, beside = CASES[name]
+    (d, *xs), ends = given(layout, edges=2, atoms=2, channels=1)
+
+    def function(d, a, b):
+        y = rotate_in([a, b], d, ends, layout, beside=beside)
+        return rotate_out(y.square(), d, ends[0], layout)
+
+    inputs = [t.requires_grad_() for t in (d, *xs)]
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products of a batch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket == torch.ops.aten.bmm
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_computes_only_what_it_is_asked_for():
+    layout, _ = CASES["beside"]
+    tensors, ends = given(layout)
+    d, a, b = (t.requires_grad_() for t in tensors)
+
+    def cost(leaves, d, a, b):
+        y = rotate_in([a, b], d, ends, layout, beside=True)
+        out = rotate_out(y, d, ends[1], layout)
+        with Products() as products:
+            torch.autograd.grad(out.sum(), leaves)
+        return products.count
+
+    # of rotate_out: y, D; of rotate_in: both xs, D
+    assert cost([d, a, b], d, a, b) == 5
+    assert cost([a, b], d, a, b) == cost([a, b], d.detach(), a, b) == 3
+    assert cost([d], d, a, b) == cost([d], d, a.detach(), b.detach()) == 3
+
+
+def test_nothing_is_kept_for_derivatives_that_cannot_be_asked_for():
+    layout, _ = CASES["beside"]
+    (d, a, b), ends = given(layout)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = rotate_in([a.requires_grad_(), b], d, ends, layout, beside=True)
+        rotate_out(y, d, ends[1], layout)
+    assert [t.shape for t in kept] == [layout.dense(d).shape] * 2
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_torch_rounds_lower_precision_of_features_once(beside):
+    """D is of a wider type, which products and sums then have, also in derivatives."""
+    (d, a, b), ends = given(FULL, edges=20)
+    low = [x.bfloat16() for x in (a, b)]
+    inputs = [[d, *(x.double() for x in low)], [d, *low]]
+    results = []
+    for leaves in inputs:
+        d, *xs = (t.clone().requires_grad_() for t in leaves)
+        y = rotate_in(xs, d, ends, FULL, beside=beside)
+        results.append([y, *torch.autograd.grad(y, [d, *xs], torch.ones_like(y))])
+        out = rotate_out(leaves[1][ends[0].index][:, : len(FULL.frame)], d, ends[1], FULL)
+        results[-1] += [out, *torch.autograd.grad(out, [d], torch.ones_like(out))]
+    for exact, found, of in zip(*results, [low[0], d, *low, low[0], d], strict=True):
+        assert found.dtype == of.dtype
+        bound = 2**-8 if found.dtype == torch.bfloat16 else 1e-14
+        assert float((found.double() - exact).detach().abs().max()) <= bound * float(exact.detach().abs().max()) > 0
+
+
+def test_degree_zero_is_read_as_it_is_and_edges_may_be_none():
+    scalars = Layout((0,), ((0, 0),))
+    (d, a, b), ends = given(scalars)
+    expected = [x.index_select(0, end.index) for x, end in zip((a, b), ends, strict=True)]
+    assert torch.equal(rotate_in([a, b], d, ends, scalars, beside=True), torch.cat(expected, dim=2))
+    assert torch.equal(rotate_in([a, b], d, ends, scalars), expected[0] + expected[1])
+    (d, a, _), _ = given(FULL)
+    none = End(torch.zeros(0, dtype=torch.int64, device=DEVICE), len(a), ascending=True)
+    y = rotate_in([a], d[:0], [none], FULL)
+    assert y.shape == (0, len(FULL.frame), 3)
+    assert not rotate_out(y, d[:0], none, FULL).any()
 
 
 @needs_triton

@@ -29,6 +29,8 @@ from covarium.algebra.rounding import unrounded
 from covarium.errors import CovariumError
 from covarium.kernels.triton import missing
 from covarium.ops.gather import gather, scatter_sum
+from covarium.ops.traced import traced
+from covarium.ops.wanted import wanted
 
 Backend = Literal["torch", "triton"]
 
@@ -142,9 +144,9 @@ def rotate_in(
         from covarium.kernels.triton import rotation
 
         return cast(Tensor, rotation.rotate_in(wigner, list(xs), *arguments, beside))
-    gathered = [gather(x, end.index) for x, end in zip(xs, ends, strict=True)]
-    joined = torch.cat(gathered, dim=2) if beside else torch.stack(gathered).sum(0) if len(xs) > 2 else sum(gathered)
-    return _product(layout, wigner, cast(Tensor, joined), transposed=False)
+    if layout.degrees == (0,):
+        return _joined([gather(x, end.index) for x, end in zip(xs, ends, strict=True)], beside)
+    return cast(Tensor, _In.apply(tuple(ends), beside, _matrices(layout, wigner), *xs))
 
 
 def rotate_out(
@@ -165,17 +167,133 @@ def rotate_out(
 
         (x,) = rotation.rotate_out(wigner, y, *arguments, False)
         return cast(Tensor, x)
-    return scatter_sum(_product(layout, wigner, y, transposed=True), end.index, end.atoms)
-
-
-def _product(layout: Layout, wigner: Tensor, x: Tensor, *, transposed: bool) -> Tensor:
-    """D x or Dᵀ x, in the dtype of D, then in that of x."""
     if layout.degrees == (0,):
-        return x  # D is 1
-    dense = wigner if wigner.dim() == 3 else layout.dense(wigner)
-    dense = unrounded(dense)
-    product = (dense.transpose(1, 2) if transposed else dense) @ x.to(dense.dtype)
-    return product.to(x.dtype)
+        return scatter_sum(y, end.index, end.atoms)
+    (x,) = _Out.apply((end,), False, _matrices(layout, wigner), y)
+    return cast(Tensor, x)
+
+
+def _matrices(layout: Layout, wigner: Tensor) -> Tensor:
+    return unrounded(wigner if wigner.dim() == 3 else layout.dense(wigner))
+
+
+def _joined(xs: Sequence[Tensor], beside: bool) -> Tensor:
+    """What both ends of the edges, or the one, have together."""
+    return xs[0] if len(xs) == 1 else torch.cat(list(xs), dim=2) if beside else xs[0] + xs[1]
+
+
+# The three maps for ``torch``, with D [E, R, S]. On the CPU gathered features, [E, S, C], are only ever there for a few
+# edges, in the cache: to write all of them to fresh memory takes longer than the products do. A block-diagonal D would
+# save three quarters of the products and win nothing: they become too small.
+
+FEW = 2**18
+
+
+def _parts(d: Tensor, channels: int) -> list[slice]:
+    """Edges, so many at a time that their features are at most ``FEW`` numbers, 1 MB of float32."""
+    if traced(d) or d.is_cuda:
+        return [slice(None)]
+    step = max(1, FEW // (d.shape[2] * channels))
+    return [slice(start, start + step) for start in range(0, d.shape[0], step)]
+
+
+def _gathered(xs: Sequence[Tensor], ends: Sequence[End], beside: bool, part: slice, dtype: torch.dtype) -> Tensor:
+    return _joined([x.index_select(0, end.index[part]).to(dtype) for x, end in zip(xs, ends, strict=True)], beside)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """a b into ``out``; recorded as a copy, since an operation with a place for its result has no derivative."""
+    if traced(out) or out.dtype != a.dtype:
+        out.copy_(a @ b)
+    else:
+        torch.bmm(a, b, out=out)
+
+
+def _save(ctx: Any, ends: tuple[End, ...], beside: bool, factor: Tensor, *others: Tensor) -> None:  # noqa: ANN401
+    """Of the two factors what the gradient of the other needs, if that can be asked for."""
+    needs_factor, *needs_others = ctx.needs_input_grad[-1 - len(others) :]
+    ctx.ends = ends, beside
+    kept = others if needs_factor else [None] * len(others)
+    ctx.save_for_backward(factor if any(needs_others) else None, *kept)
+
+
+class _In(torch.autograd.Function):
+    """``rotate_in``."""
+
+    @staticmethod
+    def forward(ctx: Any, ends: tuple[End, ...], beside: bool, d: Tensor, *xs: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.dtype = d.dtype
+        _save(ctx, ends, beside, d, *xs)
+        y = xs[0].new_empty(*d.shape[:2], xs[0].shape[2] * (len(xs) if beside else 1))
+        for part in _parts(d, y.shape[2]):
+            _multiply(d[part], _gathered(xs, ends, beside, part, d.dtype), y[part])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        d, *xs = ctx.saved_tensors
+        needs_d, *needs_xs = wanted(ctx)
+        of_d = _Matrices.apply(*ctx.ends, ctx.dtype, g, *xs) if needs_d else None
+        of_xs = _Out.apply(*ctx.ends, d, g) if any(needs_xs) else [None] * len(xs)
+        return None, None, of_d, *of_xs
+
+
+class _Out(torch.autograd.Function):
+    """``rotate_out``, onto one end or both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        ends: tuple[End, ...],
+        beside: bool,
+        d: Tensor,
+        y: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.dtype = d.dtype
+        _save(ctx, ends, beside, d, y)
+        channels = y.shape[2] // (len(ends) if beside else 1)
+        xs = [d.new_zeros(end.atoms, d.shape[2], channels) for end in ends]
+        for part in _parts(d, channels):
+            # end by end, since rows that lie side by side would have to be copied to be summed
+            for first in range(0, y.shape[2], channels):
+                sums = d[part].mT @ y[part, :, first : first + channels].to(d.dtype)
+                for k in [first // channels] if beside else range(len(ends)):
+                    xs[k].index_add_(0, ends[k].index[part], sums)
+        return tuple(x.to(y.dtype) for x in xs)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        d, y = ctx.saved_tensors
+        needs_d, needs_y = wanted(ctx)
+        of_d = _Matrices.apply(*ctx.ends, ctx.dtype, y, *g) if needs_d else None
+        return None, None, of_d, _In.apply(*ctx.ends, d, *g) if needs_y else None
+
+
+class _Matrices(torch.autograd.Function):
+    """The gradient with respect to D: Σ_c y[e, r, c] x[j(e), s, c]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        ends: tuple[End, ...],
+        beside: bool,
+        dtype: torch.dtype,
+        y: Tensor,
+        *xs: Tensor,
+    ) -> Tensor:
+        _save(ctx, ends, beside, y, *xs)
+        d = y.new_empty(*y.shape[:2], xs[0].shape[1], dtype=dtype)
+        for part in _parts(d, y.shape[2]):
+            _multiply(y[part].to(dtype), _gathered(xs, ends, beside, part, dtype).mT, d[part])
+        return d
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        y, *xs = ctx.saved_tensors
+        needs_y, *needs_xs = wanted(ctx)
+        of_y = _In.apply(*ctx.ends, h, *xs) if needs_y else None
+        of_xs = _Out.apply(*ctx.ends, h, y) if any(needs_xs) else [None] * len(xs)
+        return None, None, None, of_y, *of_xs
 
 
 def unavailable(backend: Backend, device: torch.device) -> str:
