@@ -140,9 +140,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         def taken(how: dict[str, int]) -> int:
             return memory("ours", inputs, **{"pass": "train"}, **how)
 
-        from covarium.models import MODELS
-
-        products = MODELS[row.model][0].products
+        with where.side("ours", name, inputs) as us:
+            products = us.ask("facts")["products"]
         how, ours["tiled"] = within(taken, edges, products, allowed, ours["train"])
     with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:
         facts = {"ours": us.ask("facts"), "peer": them.ask("facts")}

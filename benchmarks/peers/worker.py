@@ -69,7 +69,11 @@ def answer(subject: Subject, command: dict[str, Any], device: str, base: int) ->
         case "check":
             return subject.check(Path(command["case"]))
         case "facts":
-            return {"parameters": sum(p.numel() for p in subject.model.parameters()), "torch": torch.__version__}
+            return {
+                "parameters": sum(p.numel() for p in subject.model.parameters()),
+                "torch": torch.__version__,
+                "products": getattr(subject.model, "products", 0),  # ours can remember
+            }
         case other:
             raise SystemExit(f"'{other}' is no command")
 

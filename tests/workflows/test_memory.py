@@ -56,13 +56,19 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         in_bytes(text)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    ("name", "products"), [*((name, 0) for name in SIZES), ("equiformer_v2", 3), ("equiformer_v3", 3)]
+)
 @pytest.mark.parametrize("training", [True, False])
-def test_what_a_pass_takes_is_foreseen(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_pass_takes_is_foreseen(
+    name: str, products: int, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, value in (("SLACK", 1.0), ("FIXED", 0), ("SMALLEST", 256), ("LARGEST", 256)):
         monkeypatch.setattr(memory, number, value)
     monkeypatch.setattr(memory, "_held", lambda *_: 0)
     model = build(name)
+    assert model.products == 0, "of small products"
+    model.products = products
     graph = cluster(model)
     how = {"forces": True, "training": training}
     at_once = fit(model, graph, PLENTY, **how)

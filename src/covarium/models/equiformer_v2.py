@@ -33,6 +33,7 @@ from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import smooth_leaky_relu
+from covarium.ops.remembered import WORTH
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
 Elements = Sequence[Tensor]  # source and target tables, or none
@@ -326,7 +327,6 @@ class EquiformerV2(AtomModel):
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
     backends = frozenset({"torch", "triton"})
-    products = 3  # two convolutions and the activation between them
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -348,6 +348,8 @@ class EquiformerV2(AtomModel):
         scale = [math.sqrt((2 * l + 1) / (2 * c.mmax + 1)) if l > c.mmax else 1.0 for l, _ in m_primary(c.lmax, c.mmax)]
         self.row_scale = tuple(scale)
         self.width = 2 * c.sphere_channels * len(scale)
+        # two convolutions and the activation between them
+        self.products = 3 if 2 * c.sphere_channels * (c.lmax + 1) >= WORTH else 0
         self._initialise()
 
     def _initialise(self) -> None:

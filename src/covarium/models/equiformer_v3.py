@@ -44,7 +44,7 @@ from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.gather import scatter_sum
-from covarium.ops.remembered import Place
+from covarium.ops.remembered import WORTH, Place
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 
 NormType = Literal["merge_layer_norm", "merge_rms_norm", "sep_layer_norm", "equivariant_layer_norm"]
@@ -396,7 +396,6 @@ class EquiformerV3(AtomModel):
     group = "SE(3)"
     reads: frozenset[str] = frozenset()
     backends = frozenset({"torch", "triton"})
-    products = 3  # two convolutions and the activation between them
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -420,6 +419,8 @@ class EquiformerV3(AtomModel):
         # (2l+1)/(2M+1) makes up for the orders that are cut (official code; absent from the paper)
         self.row_scale = tuple(_rescale(l, c.mmax) for l, _ in m_primary(c.lmax, c.mmax))
         self.width = 2 * c.num_channels * len(self.row_scale)
+        # two convolutions and the activation between them
+        self.products = 3 if 2 * c.num_channels * (c.lmax + 1) >= WORTH else 0
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
