@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._dynamo import lookup_backend
 
+from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.ops.gather import gather, scatter_sum
 from covarium.physics import LennardJones
@@ -150,6 +151,58 @@ def test_inductor_compiles_training_and_inference_once_each():
     for system in (second, first, some(task.model.spec, [1], cell=30.0)):
         agree(frozen, frozen.compiled, system, trained=False)
     assert backend.calls == 3 and len(frozen.compiled.graphs) == 1  # with stress, and above without
+
+
+def test_validation_during_training_keeps_nothing_for_gradients():
+    """The graph of training, where no gradient is asked for: of one structure after several, then of training again."""
+    task = potential(Toy())
+    compiled = Compiled(backend="aot_eager")
+    for sizes, differentiable in (([4, 3], True), ([5], False), ([2, 6, 3], True), ([3, 3], False)):
+        system = some(task.model.spec, sizes)
+        with torch.set_grad_enabled(differentiable):
+            found = compiled(task, system, forces=True, stress=False)
+            assert found.energy.requires_grad == found.forces.requires_grad == differentiable
+        expected = task.evaluate(system, forces=True, stress=False)
+        torch.testing.assert_close(found.forces.detach(), expected.forces.detach(), rtol=1e-10, atol=1e-10)
+    assert len(compiled.graphs) == 1
+
+
+def test_weights_that_are_trained_later_get_their_gradients():
+    task = potential(Toy())
+    weights = list(task.model.parameters())
+    for weight in weights[::2]:
+        weight.requires_grad_(False)
+    compiled, system = Compiled(backend="aot_eager"), some(task.model.spec, [4, 3])
+    task.compiled = compiled
+    task.evaluate(system, forces=True, stress=False)
+    task.model.requires_grad_(True)
+    agree(task, compiled, system)
+    assert len(compiled.graphs) == 2
+
+
+def test_graphs_of_another_potential_are_refused():
+    first, second = potential(Toy()), potential(Toy())
+    compiled, system = Compiled(backend="eager"), some(first.model.spec, [4, 3])
+    first.compiled = second.compiled = compiled
+    first.evaluate(system, forces=True, stress=False)
+    with pytest.raises(CompilationError, match=r"another potential or model; give each one a Compiled\(\) of its own"):
+        second.evaluate(system, forces=True, stress=False)
+    first.model = Toy().double()
+    with pytest.raises(CompilationError, match="another potential or model"):
+        first.evaluate(system, forces=True, stress=False)
+    again = copy.deepcopy(first)
+    again.evaluate(system, forces=True, stress=False)
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_gradients_where_torch_makes_none_are_refused(backend):
+    """Not answered with zeros."""
+    task = potential(Toy())
+    task.compiled = None if backend is None else Compiled(backend=backend)
+    system = some(task.model.spec, [4, 3])
+    with torch.inference_mode(), pytest.raises(CovariumError, match=r"torch.inference_mode\(\) excludes"):
+        task.predict(system)
+    assert task.predict(system).forces.abs().max() > 0
 
 
 def test_weights_are_read_at_every_call():

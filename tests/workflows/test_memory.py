@@ -1,6 +1,9 @@
 """Memory: what a pass takes is foreseen from little, and commands stay within what they are given."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,3 +165,50 @@ def test_commands_that_use_a_model_stay_within_a_memory(
         assert call(*arguments, "--memory", "1MB") == 2
         least(capsys)
     assert saved_settings(tmp_path / "md").tile is None
+
+
+@pytest.fixture(scope="module")
+def carbon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense cluster, then one of one more atom that are far apart; and a model of them."""
+    folder = tmp_path_factory.mktemp("carbon")
+    rng, places = np.random.default_rng(0), np.stack(np.meshgrid(*[np.arange(10.0)] * 3), -1).reshape(-1, 3)
+    dense = Atoms("C700", 1.7 * places[:700] + rng.normal(0, 0.1, (700, 3)))
+    sparse = Atoms("C701", 9.0 * places[:701])
+    ase.io.write(folder / "both.xyz", [dense, sparse])
+    small = [Atoms("C4", 1.5 * places[[0, 1, 10, 100]] + rng.normal(0, 0.1, (4, 3))) for _ in range(20)]
+    for atoms in small:
+        atoms.calc = SinglePointCalculator(atoms, energy=rng.normal(), forces=rng.normal(0, 1, (4, 3)))
+    ase.io.write(folder / "small.xyz", small)
+    how = ["--set", "training.steps=2", "--threads", "1", "--model", "torchmd_et", "--out", folder / "run"]
+    assert call("train", folder / "small.xyz", *how) == 0
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bytes held are read as Linux counts them")
+@pytest.mark.parametrize("memory", [None, "700MB"])
+def test_a_process_stays_within_its_memory(carbon: Path, memory: str | None) -> None:
+    """What is counted is what the system says of the process, not what is planned; without a memory it is far more."""
+    out = carbon / f"predicted-{memory}.xyz"
+    command = ["covarium", "predict", carbon / "run", carbon / "both.xyz", "--threads", "1", "--out", out]
+    command += ["--memory", memory] if memory else []
+    code = (
+        f"import atexit, re, sys; sys.argv = {[str(a) for a in command]}\n"
+        "atexit.register(lambda: print(re.search(r'VmHWM:.*', open('/proc/self/status').read())[0]))\n"
+        "from covarium.cli import main; main()"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and len(ase.io.read(out, ":")) == 2, done.stderr
+    taken = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1])
+    assert taken < in_bytes(memory) if memory else taken > 1.2e9
+
+
+def test_dynamics_is_planned_for_its_structure_alone(carbon: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not for a batch of many: what fits is not refused."""
+    arguments = ["md", carbon / "run", carbon / "small.xyz", "--steps", "1", "--out", carbon / "md", "--memory"]
+    assert call(*arguments, "1MB") == 2
+    smallest = float(re.search(r"(\S+)GB is the least", capsys.readouterr().err)[1])
+    held = memory.most_memory() / 1e9
+    assert smallest < held + 0.2
+    assert call(*arguments, f"{held + 0.25:.2f}GB") == 0
+    assert "all edges at once" in capsys.readouterr().out

@@ -23,7 +23,7 @@ class CompilationError(CovariumError):
 
 
 class Asked(NamedTuple):
-    """What a graph answers; ``trained``: it can be differentiated with respect to the weights."""
+    """What a graph answers; ``trained``: it can be differentiated with respect to weights, ``which``: to each one."""
 
     forces: bool
     stress: bool
@@ -31,6 +31,7 @@ class Asked(NamedTuple):
     training: bool
     dtype: torch.dtype
     device: torch.device
+    which: tuple[bool, ...] = ()
 
 
 class Slot(NamedTuple):

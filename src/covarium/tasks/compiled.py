@@ -7,6 +7,7 @@ of a new kind. How one is made: ``tasks.recording``.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -45,7 +46,7 @@ class Compiled:
 
     Raises (when called):
         CompilationError: the model draws random numbers, works in tiles, or is asked to denoise; it cannot be
-            traced or compiled; the compiled graph disagrees.
+            traced or compiled; the compiled graph disagrees; it was made of another potential.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Compiled:
         self.graphs: dict[Asked, Graph] = {}
         self._recordings: dict[torch.device, Recordings] = {}
         self._slots: list[Slot] = []
+        self._of: tuple[weakref.ref[Any], ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.remedy, backend=self.backend, tell=self.tell, recorder=self.recorder)
@@ -75,11 +77,12 @@ class Compiled:
         if isinstance(potential.model, AtomModel):
             potential.model.admit(system)
         start = time.monotonic()
-        self._slots = self._slots or slots_of(potential.model)
+        self._belong_to(potential)
         weights = [slot.tensor for slot in self._slots]
-        trained = any(w.requires_grad for w in weights)
+        which = tuple(w.requires_grad for w in weights)
+        trained = any(which)
         x = system.positions
-        asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device)
+        asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device, which)
         if new := asked not in self.graphs:
             with self._explaining(potential):
                 # torch's compiler is slow to import
@@ -94,7 +97,8 @@ class Compiled:
             raise CompilationError(f"{refusal}; {self.remedy}")
         inputs = [getattr(given, name).contiguous() for name in SIZES]
         known = 0 if recordings is None else len(recordings.steps)
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        differentiable = trained and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable):
             if recordings is None:
                 found = graph.call(*weights, *inputs)
             else:
@@ -102,6 +106,8 @@ class Compiled:
                     found = recordings((asked, sizes), graph.call, weights, inputs)
                 rows = {"energy": system.num_graphs, "stress": system.num_graphs}
                 found = [v[: rows.get(n, system.num_atoms)] for n, v in zip(graph.names, found, strict=True)]
+        # a graph made with gradients of the weights keeps what they need even where none are asked for
+        found = found if differentiable else [v.detach() for v in found]
         prediction = Prediction(**dict(zip(graph.names, found, strict=True)))
         recorded = recordings is not None and len(recordings.steps) != known
         if graph.unchecked(sizes, found[0].requires_grad) or recorded:
@@ -112,6 +118,19 @@ class Compiled:
                 taken = f"compiled in {time.monotonic() - start:.0f} s, " if new else ""
                 self.tell(f"{taken}compared with the uncompiled potential in {counted(sizes)}: off by {agreement}")
         return prediction
+
+    def _belong_to(self, potential: Potential) -> None:
+        """
+        Raises:
+            CompilationError: the graphs were made of another potential.
+        """
+        if not self._of:
+            self._of = weakref.ref(potential), weakref.ref(potential.model)
+            self._slots = slots_of(potential.model)
+        if (self._of[0](), self._of[1]()) != (potential, potential.model):
+            raise CompilationError(
+                "these graphs were compiled from another potential or model; give each one a Compiled() of its own"
+            )
 
     def _recordings_of(self, system: AtomGraph) -> Recordings | None:
         """Those of the system's device, None if it is not recorded."""

@@ -257,10 +257,17 @@ class Potential(nn.Module):
             A prediction with energy Σ e_i in float64, forces and stress in the model's dtype; multiply by the scale.
 
         Raises:
-            CovariumError: stress of a structure that is not periodic in three directions.
+            CovariumError: stress of a structure that is not periodic in three directions; gradients under
+                ``torch.inference_mode()``, which makes none.
         """
         if stress:
             _refuse_without_volume(system)
+        by_gradient = (forces and self.forces == "gradient") or (stress and self.stress == "gradient")
+        if by_gradient and torch.is_inference_mode_enabled():
+            raise CovariumError(
+                "forces and stress are gradients, which torch.inference_mode() excludes; leave it out: no graph is "
+                "kept in prediction, or use torch.no_grad()"
+            )
         if self.compiled is not None:
             said = self.compiled(self, system, forces=forces, stress=stress, denoising=denoising)
         else:

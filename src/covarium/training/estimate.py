@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -127,5 +128,12 @@ def _refuse(task: Task, data: Data, indices: list[int], computed: Gradient, rng:
 
 
 def most_memory() -> int:
-    """Bytes that this process ever held; the operating system counts in KiB, macOS in bytes."""
+    """Bytes that this process ever held; the operating system counts in KiB, macOS in bytes.
+
+    On Linux what its parent held at its start is not counted, as ``getrusage`` does.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (held,) = [line.split()[1] for line in status.read_text("ascii").splitlines() if line.startswith("VmHWM:")]
+        return 1024 * int(held)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -197,7 +197,9 @@ def of_training(plan: Plan) -> Plan:
 
 def _given(config: RunConfig) -> str:
     kept = f", {config.keep:,} edges kept" if config.keep else ""
-    return f"{config.tile} edges at a time{kept}" + (f", {config.remember:,} products kept" if config.remember else "")
+    kept += f", {config.remember:,} products kept" if config.remember else ""
+    unplanned = f"; memory {config.memory} is not looked at, leave tile out for that" if config.memory else ""
+    return ("all edges at once" if config.tile == "all" else f"{config.tile} edges at a time{kept}") + unplanned
 
 
 def _set(model: AtomModel, tile: int | None, keep: int, remember: int) -> None:
@@ -210,17 +212,32 @@ def of_evaluation(plan: Plan, task: Any) -> None:  # noqa: ANN401 - the kind's o
         task.model.tile = min(plan.task.model.tile or EVALUATED, EVALUATED)
 
 
-def of_structures(task: Potential | Property, structures: Sequence[Atoms], memory: str) -> str:
-    """Set the model's tile so that these can be computed, and say what was chosen.
+def of_structures(
+    task: Potential | Property, structures: Sequence[Atoms], memory: str, *, together: bool = False
+) -> str:
+    """Set the model's tile so that each of these can be computed, and say what was chosen.
+
+    Args:
+        task: whose model it is.
+        structures: that are going to be computed.
+        memory: see ``fit``.
+        together: small ones are put into batches.
 
     Raises:
         CovariumError: see ``fit``; a model of something else than atoms.
     """
     _refuse_other(task.model)
-    largest = max(structures, key=len)
-    graph = frame_graph(task, as_frame(largest), next(task.model.parameters()).dtype)
+    dtype = next(task.model.parameters()).dtype
+    # what has the most atoms need not have the most neighbours
+    graphs = (frame_graph(task, as_frame(one), dtype) for one in structures)
+    graph, total = None, 0
+    for one in graphs:
+        total += one.cost()
+        graph = one if graph is None or one.edge_index.shape[1] > graph.edge_index.shape[1] else graph
+    assert graph is not None, "files without structures are refused by their reader"
     forces = isinstance(task, Potential) and task.forces == "gradient"
-    found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=PREDICTED)
+    least_cost = min(PREDICTED, total) if together else 0
+    found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=least_cost)
     _set(task.model, found.tile, found.keep, found.remember)
     return f"memory: {', '.join(found.line())}"
 
@@ -229,7 +246,7 @@ def of_files(task: Potential | Property, files: Sequence[Path], data: DataSectio
     """The same for the largest structure of files, read as ``data`` says."""
     _refuse_other(task.model)
     read = read_structures(files, keys=data.keys, units=data.units, limit=data.limit)
-    return of_structures(task, [one.atoms for one in read], memory)
+    return of_structures(task, [one.atoms for one in read], memory, together=True)
 
 
 def _refuse_other(model: object) -> None:
@@ -247,6 +264,7 @@ def _held(model: AtomModel, training: bool) -> int:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     device = next(model.parameters()).device
     now = torch.cuda.memory_allocated(device) if device.type == "cuda" else most_memory()
+    now = math.ceil(now / 2e7) * 2 * 10**7  # the same choice the next time
     return now + (3 * weights if training else 0)
 
 

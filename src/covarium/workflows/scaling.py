@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +26,7 @@ from covarium.config import build, merge, parse_assignment
 from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.tasks import Potential
+from covarium.training.estimate import most_memory
 from covarium.workflows.arithmetic import arrange
 from covarium.workflows.device import DTYPES, choose_device, use_threads
 from covarium.workflows.inference import model_of
@@ -368,8 +367,4 @@ def _peak(cuda: bool) -> int:
     """Most bytes in use since ``_now``; since the start of the process where the system cannot say."""
     if cuda:
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-        return 1024 * int(lines["VmHWM"].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return most_memory()
