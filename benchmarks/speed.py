@@ -132,6 +132,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         theirs = {"train": row.peer_memory}
     else:
         theirs = {p: memory(row.peer, inputs, **{"pass": p}) for p in ("infer", "train")}
+    if row.proven:
+        theirs["lean"] = memory(row.peer, inputs, **{"pass": "infer"}, variant="lean")
     allowed = row.memory * theirs["train"]
     edges = np.load(inputs)["edge_index"].shape[1]
     how: dict[str, int] = {}
@@ -147,12 +149,14 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         facts = {"ours": us.ask("facts"), "peer": them.ask("facts")}
         difference = {} if row.stands_in else agreement({"ours": us, row.peer: them}, where.work / name)
         count = {p: us.ask("count", **{"pass": p}, tile=None) for p in ("infer", "train")}
+        lean = {"peer lean infer": (them, {"pass": "infer", "variant": "lean"})} if row.proven else {}
         seconds = in_turn({
             "infer": (us, {"pass": "infer", "tile": None}),
             "peer infer": (them, {"pass": "infer", **variant}),
             "train": (us, {"pass": "train", "tile": None}),
             "tiled": (us, {"pass": "train", **how}),
             "peer train": (them, {"pass": "train"}),
+            **lean,
         })  # fmt: skip
         rates = [us.ask("rate") for _ in range(5)]
         proven = {case.name: them.ask("check", case=str(case)) for case in (fixtures() if row.proven else [])}
@@ -301,6 +305,14 @@ def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
     text += f" With the same weights energies and forces differ by: {', '.join(same)}." if same else ""
     proven = [error for cell in done.values() for error in cell.get("proven", {}).values()]
     text += f" The rebuilt Equiformer differs from the authors' by {max(proven):.0e} in float64." if proven else ""
+    for cell in (cell for cell in done.values() if "lean" in cell["peer_memory"]):
+        seconds = statistics.median(cell["seconds"]["peer lean infer"])
+        ratio = seconds / statistics.median(cell["seconds"]["infer"])
+        text += (
+            f" In inference it keeps the graph of the gradient, as the authors' code does; without that and with frozen "
+            f"weights it takes {seconds:.3g} s and {cell['peer_memory']['lean'] / 1e6:,.0f} MB, so that the ratio is "
+            f"{ratio:.2f}."
+        )
     return text + "\n"
 
 

@@ -265,6 +265,7 @@ class ExpNormal(nn.Module):
 class Equiformer(nn.Module):
     def __init__(self, c: dict[str, Any]) -> None:
         super().__init__()
+        self.create_graph = True
         node, widths = c["irreps_node_embedding"], [c["number_of_basis"], *c["fc_neurons"]]
         self.irreps_sh = o3.Irreps(c["irreps_sh"])
         self.atom_embed = nn.ModuleDict({"atom_type_lin": LinearRS(f"{TYPES}x0e", node)})
@@ -290,7 +291,7 @@ class Equiformer(nn.Module):
             x = block(x, one, *edge)
         energy = self.head["2"](self.silu(self.head["0"](self.norm(x))))
         energy = add_up(energy, batch, graphs) / math.sqrt(AVG_NUM_NODES)
-        return energy, -torch.autograd.grad(energy.sum(), pos, create_graph=True)[0]
+        return energy, -torch.autograd.grad(energy.sum(), pos, create_graph=self.create_graph)[0]
 
 
 def load(model: Equiformer, state: dict[str, Tensor]) -> None:
@@ -334,4 +335,14 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
         return weighted(ROWS[row].terms, inputs, answer())
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-6)
-    return Subject(model, optimiser, lambda: detached(answer()), loss, check=check)
+
+    def lean() -> dict[str, Tensor]:
+        """Without the graph of the gradient, which the authors' code keeps in inference too, and that of the weights."""
+        model.create_graph = False
+        model.requires_grad_(False)
+        found = detached(answer())
+        model.create_graph = True
+        model.requires_grad_(True)
+        return found
+
+    return Subject(model, optimiser, lambda: detached(answer()), loss, variants={"lean": lean}, check=check)
