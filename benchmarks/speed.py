@@ -309,7 +309,7 @@ def facts_text(done: Mapping[str, Mapping[str, Any]]) -> str:
         seconds = statistics.median(cell["seconds"]["peer lean infer"])
         ratio = seconds / statistics.median(cell["seconds"]["infer"])
         text += (
-            f" In inference it keeps the graph of the gradient, as the authors' code does; without that and with frozen "
+            " In inference it keeps the graph of the gradient, as the authors' code does; without that and with frozen "
             f"weights it takes {seconds:.3g} s and {cell['peer_memory']['lean'] / 1e6:,.0f} MB, so that the ratio is "
             f"{ratio:.2f}."
         )

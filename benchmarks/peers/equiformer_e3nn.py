@@ -337,7 +337,8 @@ def build(row: str, inputs: Inputs, weights: Path, device: str) -> Subject:
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-6)
 
     def lean() -> dict[str, Tensor]:
-        """Without the graph of the gradient, which the authors' code keeps in inference too, and that of the weights."""
+        """Without the graph of the gradient, which the authors' code keeps in inference too, and without that of the
+        weights."""
         model.create_graph = False
         model.requires_grad_(False)
         found = detached(answer())

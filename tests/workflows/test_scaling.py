@@ -116,7 +116,13 @@ def test_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nothing"], ["gatr"], ["torchmd_et", "--set", "training.lr=1"], ["torchmd_et", "--atoms", "many"]],
+    [
+        ["nothing"],
+        ["gatr"],
+        ["torchmd_et", "--set", "training.lr=1"],
+        ["torchmd_et", "--atoms", "many"],
+        ["torchmd_et", "--atoms", "90..100", "--memory", "1MB"],
+    ],  # fmt: skip
 )
 def test_bad_input(arguments: list[str], tmp_path: Path) -> None:
     refused = bench(*arguments, "--out", str(tmp_path / "b"))

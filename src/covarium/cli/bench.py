@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from covarium.cli.options import Device, Memory, Precision, Settings, Threads
+from covarium.errors import CovariumError
 
 
 def bench(
@@ -49,6 +50,8 @@ def bench(
             else:
                 rows.append(found)
             progress(k + 1, len(systems))
+    if not rows:
+        raise CovariumError(f"no size could be measured: {'; '.join(left_out)}")
     concluded = scaling.conclude(rows, left_out, free, tiled=memory is not None)
     shown = scaling.table(rows, timestep)
     say(", ".join(f"{what} {value}" for what, value in machine.items()))
