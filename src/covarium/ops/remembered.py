@@ -41,10 +41,8 @@ class Results:
     found: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     def handed_on(self) -> Results:
-        """To a first derivative that will be differentiated in its turn."""
-        values = dict(self.found)
-        self.found.clear()
-        return Results(self.products, 2, values)
+        """To a first derivative that will be differentiated in its turn; another of the same values may follow."""
+        return Results(self.products, 2, dict(self.found))
 
     def close(self) -> None:
         """Nothing is read or stored any more."""
