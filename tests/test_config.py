@@ -28,8 +28,8 @@ def test_unknown_key_names_the_nearest_and_lists_all() -> None:
     message = refusal({"trainning": {}})
     assert "key 'trainning' is unknown; did you mean 'training'?" in message
     assert (
-        "about, backend, compile, data, device, dtype, keep, memory, model, seed, task, threads, tile, training"
-        in message
+        "about, backend, compile, data, device, dtype, keep, memory, model, remember, seed, task, threads, tile, "
+        "training" in message
     )
 
 

@@ -143,22 +143,22 @@ def streamed(
     )
 
 
-def remade(method: Callable[[Tensor], Tensor], x: Tensor, edges: TiledEdges) -> Tensor:
-    """``method(x)``, row by row of x [N, …]; where the inside of edges is not stored, that of atoms is not either.
+def remade(module: nn.Module, x: Tensor, edges: TiledEdges) -> Tensor:
+    """``module(x)``, row by row of x [N, …]; where the inside of edges is not stored, that of atoms is not either.
 
     Args:
-        method: of a module, whose parameters it may read; draws no random numbers.
+        module: draws no random numbers.
         x: features of atoms.
         edges: with the tiles.
     """
     if all(tile.kept for tile in edges.tiles):
-        return method(x)
-    bound = Method(method)
-    names, parameters = zip(*bound.named_parameters(), strict=True)
+        whole: Tensor = module(x)
+        return whole
+    names, parameters = zip(*module.named_parameters(), strict=True)
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         *own, part = tensors
-        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), (part,))
+        result: Tensor = functional_call(module, dict(zip(names, own, strict=True)), (part,))
         return result
 
     # an atom is to itself what an edge is to its target

@@ -309,7 +309,7 @@ class Block(nn.Module):
             ones = x.new_ones(len(edges.i), self.config.num_heads)
             keep = drop(ones, self.config.alpha_drop, tuple(ones.shape), rng)
         x = x + self._drop(self.ga(self.norm_1(x), edges, shared, keep), graph, rng)
-        return x + self._drop(remade(self.ffn.forward, self.norm_2(x), edges), graph, rng)
+        return x + self._drop(remade(self.ffn, self.norm_2(x), edges), graph, rng)
 
     def _drop(self, x: Tensor, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         if not self.training:

@@ -377,7 +377,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, edges: FramedEdges, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, C]."""
         x = x + self._drop(self.ga(self.norm_1(x), edges, rng), graph, rng)
-        return x + self._drop(remade(self.ffn.forward, self.norm_2(x), edges), graph, rng)
+        return x + self._drop(remade(self.ffn, self.norm_2(x), edges), graph, rng)
 
     def _drop(self, x: Tensor, graph: AtomGraph, rng: torch.Generator | None) -> Tensor:
         if not self.training:
