@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from covarium.errors import CovariumError
 from covarium.models import (
     Equiformer,
     EquiformerConfig,
@@ -142,3 +143,11 @@ def test_a_third_derivative_is_refused(name: str) -> None:
     (second,) = torch.autograd.grad(first.square().sum(), r, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         second.sum().backward()
+
+
+@pytest.mark.parametrize("tile", [0, -3, 2.5])
+def test_a_tile_that_is_no_number_of_edges_is_refused(tile: float) -> None:
+    model = build("et")
+    model.tile = tile
+    with pytest.raises(CovariumError, match=f"tile must be a number of edges, at least 1, or None for all; got {tile}"):
+        model(cluster(model))
