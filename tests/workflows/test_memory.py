@@ -184,10 +184,9 @@ def carbon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="bytes held are read as Linux counts them")
-@pytest.mark.parametrize("memory", [None, "700MB"])
-def test_a_process_stays_within_its_memory(carbon: Path, memory: str | None) -> None:
-    """What is counted is what the system says of the process, not what is planned; without a memory it is far more."""
+def predicted(carbon: Path, memory: str | None) -> tuple[int, str, int]:
+    """The status of a process that predicts within a memory, what it says of errors, and the most bytes that it held,
+    as the system counts them."""
     out = carbon / f"predicted-{memory}.xyz"
     command = ["covarium", "predict", carbon / "run", carbon / "both.xyz", "--threads", "1", "--out", out]
     command += ["--memory", memory] if memory else []
@@ -198,9 +197,24 @@ def test_a_process_stays_within_its_memory(carbon: Path, memory: str | None) -> 
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 and len(ase.io.read(out, ":")) == 2, done.stderr
-    taken = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1])
-    assert taken < in_bytes(memory) if memory else taken > 1.2e9
+    assert done.returncode != 0 or len(ase.io.read(out, ":")) == 2
+    return done.returncode, done.stderr, 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bytes held are read as Linux counts them")
+def test_a_process_stays_within_its_memory(carbon: Path) -> None:
+    """What is counted is what the system says of the process, not what is planned; without a memory it is far more.
+    How much that is depends on the libraries that it loads: the least is asked for first."""
+    status, message, empty = predicted(carbon, "1MB")
+    assert status == 2
+    least = in_bytes(re.search(r"(\S+GB) is the least", message)[1])
+    given = least + 5 * 10**7  # its libraries may take some more or less the next time
+    status, message, taken = predicted(carbon, f"{given // 10**6}MB")
+    assert status == 0, message
+    assert taken < given < empty + 5 * 10**8
+    status, message, unbounded = predicted(carbon, None)
+    assert status == 0, message
+    assert unbounded > given + 3 * 10**8
 
 
 def test_dynamics_is_planned_for_its_structure_alone(carbon: Path, capsys: pytest.CaptureFixture[str]) -> None:
