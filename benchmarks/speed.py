@@ -211,14 +211,14 @@ def measure_compiled(name: str, options: argparse.Namespace) -> dict[str, Any]:
     inputs = where.inputs(name, row)
     peer_inputs = where.inputs(f"{name}-peer", ROWS["equiformer_v2"]) if row.stands_in else inputs
     memory = {}
-    for p in row.compiled:
+    for p in ("infer", "train"):
         with where.side("ours", name, inputs) as fresh:
             memory[p] = int(fresh.ask("memory", **{"pass": p}, compiled=True))
         print(f"compiled {p}: {memory[p] / 1e6:.0f} MB", flush=True)
     variant = {"variant": "shipped"} if row.stands_in else {}
     with where.side("ours", name, inputs) as us, where.side(row.peer, name, peer_inputs) as them:
         passes = {}
-        for p in row.compiled:
+        for p in memory:
             passes[p] = (us, {"pass": p, "compiled": True})
             passes[f"uncompiled {p}"] = (us, {"pass": p})
             passes[f"peer {p}"] = (them, {"pass": p, **(variant if p == "infer" else {})})
@@ -329,9 +329,7 @@ def lines_of(row: Row, cell: Mapping[str, Any], compiled: Mapping[str, Any] | No
         theirs = [row.factor[k > 0] * s for s in cell["seconds"][f"peer {kind}"]]
         line = Line(title, kind, theirs, cell["seconds"][name], cell["memory"][name], row.targets[k])
         lines.append([row.title if k == 0 else "", *line.cells(cell, limited=given == "tiled")])
-        if compiled is None or kind not in compiled["memory"]:
-            continue
-        if given == "tiled" and compiled["memory"]["train"] > cell["memory_allowed"]:
+        if compiled is None or (given == "tiled" and compiled["memory"]["train"] > cell["memory_allowed"]):
             continue
         title = f"{least}compiled" if given == "tiled" else f"{title}, compiled"
         theirs = [row.factor[k > 0] * s for s in compiled["seconds"][f"peer {kind}"]]

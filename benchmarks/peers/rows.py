@@ -46,7 +46,6 @@ class Row:
         stands_in: the peer is another model on the slab, timed as it was when its ratio to this one was recorded.
         factor: what its seconds are multiplied by then, inference and training.
         peer_memory: bytes of the training step of what it stands for, as recorded.
-        compiled: passes that can be; dropout cannot.
     """
 
     title: str
@@ -62,7 +61,6 @@ class Row:
     stands_in: bool = False
     factor: tuple[float, float] = (1.0, 1.0)
     peer_memory: float = 0.0
-    compiled: tuple[str, ...] = ("infer", "train")
 
 
 def slab(_: Path | None = None) -> list[Atoms]:
@@ -148,12 +146,12 @@ GRADIENT = {
 ROWS: Mapping[str, Row] = {
     "equiformer_v2": Row(
         "EquiformerV2 31M, slab of 76 atoms, 1520 edges", "equiformer_v2", published("oc20-31m"), slab, "direct", OC20,
-        "fairchem_v2", ((2.5, 3.5), (2.3, 3.0), (1.8, 2.3)), compiled=("infer",),
+        "fairchem_v2", ((2.5, 3.5), (2.3, 3.0), (1.8, 2.3)),
     ),
     "equiformer_v3": Row(
         "EquiformerV3 OC20 N8 L6, same slab", "equiformer_v3", published("oc20-2m-v3"), slab, "direct", OC20,
         "fairchem_v2", ((2.5, 3.5), (2.4, 3.0), (1.9, 2.4)), stands_in=True, factor=(1.9, 1.5),
-        peer_memory=6.84e9, compiled=("infer",),
+        peer_memory=6.84e9,
     ),
     "equiformer_v3_omat": Row(
         "EquiformerV3 OMat L4 gradient, crystal of 64 atoms", "equiformer_v3", published("omat24-v3", **GRADIENT),

@@ -300,6 +300,46 @@ def test_a_graph_that_disagrees_is_refused_wherever_it_does():
     refused(late, other, "energy by")
 
 
+DROPPING = {
+    "equiformer": dict(alpha_drop=0.3, drop_path_rate=0.3, proj_drop=0.3, out_drop=0.3),
+    "equiformer_v2": dict(alpha_drop=0.3, drop_path_rate=0.3, proj_drop=0.3),
+    "equiformer_v3": dict(attn_weights_drop=0.3, drop_path_rate=0.3, proj_drop=0.3),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_dropout_drops_what_it_drops_uncompiled(name):
+    """The same numbers, in the same order, for all sizes, as a run needs that is resumed either way."""
+    torch.manual_seed(0)
+    model, config = MODELS[name]
+    task = potential(model(config(**{**SMALL[name], **DROPPING[name]})))
+    backend = Counting("eager")
+    task.compiled = compiled = Compiled(backend=backend)
+    systems = [some(task.model.spec, [5, 3]), some(task.model.spec, [7], seed=1), some(task.model.spec, [4, 1, 6])]
+
+    def run(compiled, seed):
+        task.compiled, rng = compiled, torch.Generator().manual_seed(seed)
+        found = [task.evaluate(one, forces=True, stress=True, create_graph=True, rng=rng) for one in systems]
+        forces = torch.cat([one.forces for one in found])
+        gradients = torch.autograd.grad(forces.square().sum(), list(task.parameters()), materialize_grads=True,
+                                        allow_unused=True)  # fmt: skip
+        return [forces.detach(), *gradients], rng.get_state()
+
+    (expected, state), (found, after) = run(None, 0), run(compiled, 0)
+    assert torch.equal(state, after) and backend.calls == 1
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() <= 1e-10 * max(1.0, float(b.abs().max()))
+    assert (run(compiled, 1)[0][0] - expected[0]).abs().max() > 1e-3
+
+    task.eval()
+    with torch.no_grad():
+        validated = [task.evaluate(one, forces=True, stress=True) for one in systems]
+        task.compiled = None
+        for one, there in zip(validated, systems, strict=True):
+            assert torch.allclose(one.forces, task.evaluate(there, forces=True, stress=True).forces, rtol=0, atol=1e-10)
+    assert backend.calls == 2 and {asked.trained for asked in compiled.graphs} == {True, False}
+
+
 def test_dropout_is_none_where_it_is_off():
     task = potential(Toy(drop=0.5)).eval().requires_grad_(False)
     agree(task, Compiled(backend="eager"), some(task.model.spec, [5, 3]), trained=False)

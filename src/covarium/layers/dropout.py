@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+class Given(torch.Generator):
+    """A generator of numbers that dropout takes from elsewhere: ``uniform(shape, x)`` for a mask of x."""
+
+    uniform: Callable[[tuple[int, ...], Tensor], Tensor]
+
+    def __new__(cls, uniform: Callable[[tuple[int, ...], Tensor], Tensor]) -> Self:
+        one = super().__new__(cls)
+        one.uniform = uniform
+        return one
+
+
+def uniform(shape: tuple[int, ...], x: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Numbers of ``shape`` between 0 and 1, in the dtype of x and on its device."""
+    if isinstance(rng, Given):
+        return rng.uniform(shape, x)
+    return torch.rand(shape, generator=rng, device=x.device, dtype=x.dtype)
 
 
 def drop(x: Tensor, rate: float, shape: tuple[int, ...], rng: torch.Generator | None) -> Tensor:
@@ -18,7 +39,7 @@ def drop(x: Tensor, rate: float, shape: tuple[int, ...], rng: torch.Generator | 
     """
     if rate == 0:
         return x
-    keep = torch.rand(shape, generator=rng, device=x.device, dtype=x.dtype) >= rate
+    keep = uniform(shape, x, rng) >= rate
     return x * (keep.to(x.dtype) / (1 - rate))
 
 

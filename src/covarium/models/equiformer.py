@@ -370,7 +370,7 @@ def _masks(module: GraphAttention | DotProductAttention, edges: FlatEdges, rng: 
     c = module.config
     if not module.training or c.alpha_drop == 0:
         return []
-    ones = edges.scalars.new_ones(len(edges.i), c.num_heads)
+    ones = edges.scalars.new_ones(edges.i.shape[0], c.num_heads)
     return [drop(ones, c.alpha_drop, tuple(ones.shape), rng)]
 
 

@@ -306,7 +306,7 @@ class Block(nn.Module):
         """[N, S, C] → [N, S, C]."""
         keep = None
         if self.training and self.config.alpha_drop:
-            ones = x.new_ones(len(edges.i), self.config.num_heads)
+            ones = x.new_ones(edges.i.shape[0], self.config.num_heads)
             keep = drop(ones, self.config.alpha_drop, tuple(ones.shape), rng)
         x = x + self._drop(self.ga(self.norm_1(x), edges, shared, keep), graph, rng)
         return x + self._drop(remade(self.ffn, self.norm_2(x), edges), graph, rng)

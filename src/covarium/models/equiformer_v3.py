@@ -286,7 +286,7 @@ class GraphAttention(EdgeScalars):
         """[N, S, C] → [N, S, out]."""
         masks = []
         if self.training and self.drop_rate:
-            ones = x.new_ones(len(edges.i), self.config.num_heads)
+            ones = x.new_ones(edges.i.shape[0], self.config.num_heads)
             masks.append(drop(ones, self.drop_rate, tuple(ones.shape), rng))
         return streamed(self._attend, edges, atoms=[x], beside=masks)
 

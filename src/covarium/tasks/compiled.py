@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,8 +45,8 @@ class Compiled:
         graphs: by what they answer.
 
     Raises (when called):
-        CompilationError: the model draws random numbers, works in tiles, or is asked to denoise; it cannot be
-            traced or compiled; the compiled graph disagrees; it was made of another potential.
+        CompilationError: the model draws random numbers other than those of dropout, works in tiles, or is asked to
+            denoise; it cannot be traced or compiled; the compiled graph disagrees; it was made of another potential.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Compiled:
         *,
         forces: bool,
         stress: bool,
+        rng: torch.Generator | None = None,
         denoising: Denoising | None = None,
     ) -> Prediction:
         """What ``Potential.evaluate`` returns."""
@@ -83,19 +84,19 @@ class Compiled:
         trained = any(which)
         x = system.positions
         asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device, which)
-        if new := asked not in self.graphs:
-            with self._explaining(potential):
-                # torch's compiler is slow to import
-                from covarium.tasks.recording import build
-
-                self.graphs[asked] = build(potential, system, asked, self.backend)
-        graph = self.graphs[asked]
+        known_graphs = len(self.graphs)
+        graph = self._graph(potential, system, asked)
+        if graph.draws and not potential.training:
+            asked = asked._replace(trained=trained and torch.is_grad_enabled(), training=False)
+            graph = self._graph(potential, system, asked)
+        new = len(self.graphs) != known_graphs
         recordings = self._recordings_of(system)
         given = system if recordings is None else padded(system, potential.model.spec.cutoff)
         sizes = (given.num_atoms, given.edge_index.shape[1], given.num_graphs)
         if refusal := graph.refusal(sizes):
             raise CompilationError(f"{refusal}; {self.remedy}")
-        inputs = [getattr(given, name).contiguous() for name in SIZES]
+        numbers = graph.drawn(sizes, x, rng)
+        inputs = [*(getattr(given, name).contiguous() for name in SIZES), *numbers]
         known = 0 if recordings is None else len(recordings.steps)
         differentiable = trained and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):
@@ -113,11 +114,21 @@ class Compiled:
         if graph.unchecked(sizes, found[0].requires_grad) or recorded:
             # at the first gradient, that of the graph is compiled
             with self._explaining(potential):
-                agreement = compared(potential, system, prediction, asked)
+                agreement = compared(potential, system, prediction, asked, numbers)
             if self.tell is not None:
                 taken = f"compiled in {time.monotonic() - start:.0f} s, " if new else ""
                 self.tell(f"{taken}compared with the uncompiled potential in {counted(sizes)}: off by {agreement}")
         return prediction
+
+    def _graph(self, potential: Potential, system: AtomGraph, asked: Asked) -> Graph:
+        """The one that answers this, made if there is none."""
+        if asked not in self.graphs:
+            with self._explaining(potential):
+                # torch's compiler is slow to import
+                from covarium.tasks.recording import build
+
+                self.graphs[asked] = build(potential, system, asked, self.backend)
+        return self.graphs[asked]
 
     def _belong_to(self, potential: Potential) -> None:
         """
@@ -175,17 +186,23 @@ class Compiled:
             ) from error
 
 
-def compared(potential: Potential, system: AtomGraph, found: Prediction, asked: Asked) -> str:
-    """How far a compiled graph is off, in words.
+def compared(
+    potential: Potential, system: AtomGraph, found: Prediction, asked: Asked, numbers: Sequence[Tensor] = ()
+) -> str:
+    """How far a compiled graph is off, in words; ``numbers`` are those that dropout was given.
 
     Raises:
         CompilationError: further than rounding explains.
     """
+    from covarium.tasks.recording import handed_out
+
     differentiating = found.energy.requires_grad
+    given = handed_out(numbers)
     with torch.set_grad_enabled(differentiating):
         expected = potential.of_model(
-            potential.model, system, forces=asked.forces, stress=asked.stress, create_graph=differentiating
-        )
+            lambda moved: potential.model(moved, given),
+            system, forces=asked.forces, stress=asked.stress, create_graph=differentiating
+        )  # fmt: skip
     tolerance = TOLERANCE[asked.dtype]
     atoms = system.atoms_per_graph().clamp(min=1)
     differences = {"energy per atom": (_difference(found.energy / atoms, expected.energy / atoms), tolerance)}

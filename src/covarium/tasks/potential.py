@@ -269,7 +269,7 @@ class Potential(nn.Module):
                 "kept in prediction, or use torch.no_grad()"
             )
         if self.compiled is not None:
-            said = self.compiled(self, system, forces=forces, stress=stress, denoising=denoising)
+            said = self.compiled(self, system, forces=forces, stress=stress, rng=rng, denoising=denoising)
         else:
             named = {} if denoising is None else {"denoising": denoising}
             said = self.of_model(

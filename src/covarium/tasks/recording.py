@@ -28,6 +28,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 
+from covarium.layers.dropout import Given, uniform
 from covarium.systems import AtomGraph, AtomOutput
 from covarium.tasks.asked import SIZES, Asked, Backend, CompilationError, counted, slots_of
 from covarium.tasks.potential import Potential
@@ -39,10 +40,11 @@ PRIMITIVE = (torch.ops.aten.silu_backward.default,)
 LENGTHS = {"atoms": 5003, "edges": 50021, "graphs": 5009}
 # of torch's symbolic integers, in Python's
 FUNCTIONS = {"FloorDiv": operator.floordiv, "CleanDiv": operator.floordiv, "PythonMod": operator.mod}
+Shape = Callable[..., list[Any]]  # by numbers of atoms, edges and structures
 DETACHED = "detached by the code"
 RANDOM = (
-    "the model draws random numbers (dropout), of which a compiled graph gives others than a resumed run needs; set "
-    "the model's drop rates to 0"
+    "the model draws random numbers inside of the graph, which gives others than a resumed run needs; draw them by "
+    "covarium.layers.dropout, or set the model's drop rates to 0"
 )
 
 
@@ -54,6 +56,7 @@ class Graph:
         names: of its results.
         guards: conditions under which it was made, in ``symbols`` of sympy.
         symbols: those of the lengths.
+        draws: shapes of the random numbers that it is given after its other inputs, by the lengths.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class Graph:
         names: Sequence[str],
         guards: Sequence[Any],
         symbols: Sequence[Any],
+        draws: Sequence[Shape],
     ) -> None:
         self.call, self.names = call, names
+        self.draws = draws
         # a graph for many serves few, which is checked when they come; where it does not hold for many, it is not used
         self.lower: list[Callable[..., Any]] = []
         self.guards: dict[str, Callable[..., Any]] = {}
@@ -75,6 +80,10 @@ class Graph:
                 self.guards[str(guard.subs(dict(zip(symbols, LENGTHS, strict=True))))] = holds
         self._kinds: set[tuple[bool, ...]] = set()
         self._sizes: set[tuple[int, ...]] = set()
+
+    def drawn(self, sizes: Sequence[int], x: Tensor, rng: torch.Generator | None) -> list[Tensor]:
+        """The random numbers of a step, the same as single operations draw, in the dtype of x and on its device."""
+        return [uniform(tuple(shape(*sizes)), x, rng) for shape in self.draws]
 
     def refusal(self, sizes: Sequence[int]) -> str:
         """What speaks against these sizes, or nothing."""
@@ -98,26 +107,23 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
     """Trace and compile.
 
     Raises:
-        CompilationError: the model draws random numbers.
+        CompilationError: the model draws random numbers other than those of dropout.
     """
-    env = ShapeEnv(specialize_zero_one=False, duck_shape=False)
-    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    weights = {slot.name: slot.tensor for slot in slots_of(potential.model)}
-    inputs: list[Tensor] = [
-        mode.from_tensor(w if asked.trained else w.detach(), static_shapes=True) for w in weights.values()
-    ]
-    lengths = _open_lengths(env)
-    inputs += _open_tensors(system, mode, lengths)
+    opened = _Open(potential, system, asked.trained)
+    draws = _draws(potential, system) if asked.training else []
+    inputs = [*opened.weights.values(), *opened.tensors, *opened.drawn(draws, system.positions)]
     names = ["energy", "atom_energy"] + [n for n in ("forces", "stress") if getattr(asked, n)]
 
     def function(*tensors: Tensor) -> list[Tensor]:
-        given = dict(zip(weights, tensors, strict=False))
+        parts = iter(tensors)
+        given = {name: next(parts) for name in opened.weights}
+        open_graph = AtomGraph(**{name: next(parts) for name in SIZES})
+        numbers = handed_out(list(parts))
 
         def model(moved: AtomGraph) -> AtomOutput:
-            output: AtomOutput = functional_call(potential.model, given, (moved,))
+            output: AtomOutput = functional_call(potential.model, given, (moved, numbers))
             return output
 
-        open_graph = AtomGraph(**dict(zip(SIZES, tensors[len(weights) :], strict=True)))
         said = potential.of_model(
             model, open_graph, forces=asked.forces, stress=asked.stress, create_graph=asked.trained
         )  # fmt: skip
@@ -126,16 +132,77 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
     primitive: Any = get_decompositions(PRIMITIVE)
     # read again in every backward pass: several of them may go through one forward pass
     functorch_config.donated_buffer = False
-    with _in_mode(potential, asked.training), tracing(TracingContext(mode)):
+    with _in_mode(potential, asked.training), tracing(TracingContext(opened.mode)):
         # the tracer would run operations on constants alone for real, if this mode were not on
-        with mode, torch.set_grad_enabled(asked.trained):
+        with opened.mode, torch.set_grad_enabled(asked.trained):
             module = make_fx(_marking(function), primitive, _allow_non_fake_inputs=True)(*inputs)
         _refuse_random(module)
         _join_saved(module)
         _move_constants(module, system.positions.device)
         with torch.set_grad_enabled(asked.trained):
             call = lookup_backend(backend)(module, inputs, **_options(backend, system))
-    return Graph(call, names, [guard.expr for guard in env.guards], [n.node.expr for n in lengths.values()])
+    return Graph(call, names, [guard.expr for guard in opened.env.guards], opened.symbols, draws)
+
+
+class _Open:
+    """Weights without values, and tensors of a graph without values and with unknown numbers of atoms, edges and
+    structures (symbolic integers of torch)."""
+
+    def __init__(self, potential: Potential, system: AtomGraph, trained: bool) -> None:
+        self.env = ShapeEnv(specialize_zero_one=False, duck_shape=False)
+        self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
+        self.weights: dict[str, Tensor] = {
+            slot.name: self.mode.from_tensor(slot.tensor if trained else slot.tensor.detach(), static_shapes=True)
+            for slot in slots_of(potential.model)
+        }
+        self.lengths: dict[str, Any] = {}
+        for name, example in LENGTHS.items():
+            symbol = self.env.create_symbol(example, LocalSource(name), DimDynamic.DYNAMIC, None)
+            self.lengths[name] = self.env.create_symintnode(symbol, hint=example, source=LocalSource(name))
+        self.tensors = []
+        for name, axes in SIZES.items():
+            value = getattr(system, name)
+            shape = [value.shape[k] if axis is None else self.lengths[axis] for k, axis in enumerate(axes)]
+            with self.mode:
+                empty = torch.empty(shape + list(value.shape[len(axes) :]), dtype=value.dtype, device=value.device)
+            self.tensors.append(empty)
+
+    @property
+    def symbols(self) -> list[Any]:
+        """Of the lengths, in sympy."""
+        return [length.node.expr for length in self.lengths.values()]
+
+    def drawn(self, draws: Sequence[Shape], x: Tensor) -> list[Tensor]:
+        """Random numbers without values."""
+        with self.mode:
+            return [torch.empty(shape(*self.lengths.values()), dtype=x.dtype, device=x.device) for shape in draws]
+
+
+def _draws(potential: Potential, system: AtomGraph) -> list[Shape]:
+    """Shapes of the random numbers that a pass in training draws for dropout, in their order."""
+    opened = _Open(potential, system, False)
+    draws: list[Shape] = []
+
+    def noted(shape: tuple[Any, ...], x: Tensor) -> Tensor:
+        lengths = [n.node.expr if isinstance(n, torch.SymInt) else n for n in shape]
+        draws.append(sympy.lambdify(opened.symbols, lengths, [FUNCTIONS, "math"]))
+        return x.new_empty(shape)
+
+    with _in_mode(potential, True), opened.mode, torch.no_grad(), _Marking():
+        open_graph = AtomGraph(**dict(zip(SIZES, opened.tensors, strict=True)))
+        functional_call(potential.model, opened.weights, (open_graph, Given(noted)))
+    return draws
+
+
+def handed_out(numbers: Sequence[Tensor]) -> Given:
+    """Gives these numbers, one tensor after the other, of each as many rows as are asked for."""
+    rest = iter(numbers)
+
+    def uniform(shape: tuple[int, ...], _: Tensor) -> Tensor:
+        given = next(rest)
+        return given if given.shape[0] == shape[0] else given[: shape[0]]
+
+    return Given(uniform)
 
 
 def _options(backend: Backend, system: AtomGraph) -> dict[str, Any]:
@@ -146,26 +213,6 @@ def _options(backend: Backend, system: AtomGraph) -> dict[str, Any]:
 
     added = torch.ops.aten.index_add
     return {"decompositions": {op: how for op, how in select_decomp_table().items() if op.overloadpacket is not added}}
-
-
-def _open_lengths(env: ShapeEnv) -> dict[str, Any]:
-    """Unknown numbers of atoms, edges and structures (symbolic integers of torch)."""
-    lengths = {}
-    for name, example in LENGTHS.items():
-        symbol = env.create_symbol(example, LocalSource(name), DimDynamic.DYNAMIC, None)
-        lengths[name] = env.create_symintnode(symbol, hint=example, source=LocalSource(name))
-    return lengths
-
-
-def _open_tensors(system: AtomGraph, mode: FakeTensorMode, lengths: dict[str, Any]) -> list[Tensor]:
-    """The graph's tensors, without values."""
-    tensors = []
-    with mode:
-        for name, axes in SIZES.items():
-            value = getattr(system, name)
-            shape = [value.shape[k] if axis is None else lengths[axis] for k, axis in enumerate(axes)]
-            tensors.append(torch.empty(shape + list(value.shape[len(axes) :]), dtype=value.dtype, device=value.device))
-    return tensors
 
 
 class _Marking(TorchFunctionMode):
