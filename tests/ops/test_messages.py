@@ -1,4 +1,5 @@
-"""Logits and messages of the Equivariant Transformer: the kernels against plain torch, to third derivatives.
+"""Logits and messages of the Equivariant Transformer: by cachefuls of edges and by kernels, against single operations,
+to third derivatives.
 
 Without a CUDA device the kernels run in Triton's interpreter; without triton they are not run.
 """
@@ -8,13 +9,15 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from covarium.errors import CovariumError
-from covarium.ops.messages import edge_logits, edge_messages
+from covarium.kernels import edge_form
+from covarium.ops.gather import gather
+from covarium.ops.messages import edge_logits, edge_messages, logits, messages
 from covarium.ops.rotation import End
 
 if not torch.cuda.is_available():
@@ -23,6 +26,7 @@ if not torch.cuda.is_available():
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+both = pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
 # what is left out of the tensors
 CASES = {
     "all": set(),
@@ -49,9 +53,22 @@ def given(without=(), *, edges=4, atoms=3, heads=3, width=3, dtype=torch.float64
     return {name: t.to(DEVICE, dtype) for name, t in tensors.items() if name not in without}, ends, heads
 
 
+@pytest.fixture(autouse=True)
+def few_at_a_time(monkeypatch):
+    """Edges are not done all at once, nor is their last part as large as the others."""
+    monkeypatch.setattr(edge_form, "NUMBERS", 20)
+
+
 def through(tensors, ends, heads, backend):
     """Logits, a function of them, messages."""
     t = {name: tensors.get(name) for name in ("dk", "filters", "weight", "vectors")}
+    if backend == "single operations":
+        j, i = (end.index for end in ends)
+        l = logits(gather(tensors["q"], i), gather(tensors["k"], j), t["dk"], heads)
+        return messages(
+            torch.nn.functional.silu(l), t["filters"], tensors["directions"], t["weight"], tensors["values"],
+            t["vectors"], ends,
+        )  # fmt: skip
     l = edge_logits(tensors["q"], tensors["k"], t["dk"], ends, heads, backend=backend)
     return edge_messages(
         torch.nn.functional.silu(l), t["filters"], tensors["directions"], t["weight"], tensors["values"], t["vectors"],
@@ -73,33 +90,38 @@ def derivatives(tensors, ends, heads, backend, order=2):
     return [t.detach() for t in found]
 
 
-def agree(tensors, ends, heads, order=2):
-    pairs = zip(*(derivatives(tensors, ends, heads, backend, order) for backend in ("torch", "triton")), strict=True)
-    for expected, found in pairs:
+def agree(backend, tensors, ends, heads, order=2):
+    reference = derivatives(tensors, ends, heads, "single operations", order)
+    for expected, found in zip(reference, derivatives(tensors, ends, heads, backend, order), strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
         scale = float(expected.abs().max()) if expected.numel() else 0.0
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * scale)
 
 
-@needs_triton
+@both
 @pytest.mark.parametrize("name", CASES)
-def test_kernels_are_the_reference_to_second_derivatives(name):
-    agree(*given(CASES[name]))
+def test_second_derivatives_are_the_reference(name, backend):
+    agree(backend, *given(CASES[name]))
 
 
-@needs_triton
-def test_third_derivatives_of_a_single_edge():
-    agree(*given(edges=1, atoms=2, heads=1, width=2), order=3)
+@both
+def test_third_derivatives_of_a_single_edge(backend):
+    agree(backend, *given(edges=1, atoms=2, heads=1, width=2), order=3)
 
 
-@needs_triton
-@settings(max_examples=6, deadline=None, derandomize=True)
+@pytest.mark.parametrize("name", CASES)
+def test_third_derivatives_on_the_processor(name):
+    agree("torch", *given(CASES[name], edges=9, atoms=4), order=3)
+
+
+@both
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @drawn(
     edges=st.integers(0, 4), atoms=st.integers(1, 4), heads=st.integers(1, 3), width=st.integers(1, 5),
     without=st.sampled_from(list(CASES.values())),
 )  # fmt: skip
-def test_any_size(edges, atoms, heads, width, without):
-    agree(*given(without, edges=edges, atoms=atoms, heads=heads, width=width), order=1)
+def test_any_size(backend, edges, atoms, heads, width, without):
+    agree(backend, *given(without, edges=edges, atoms=atoms, heads=heads, width=width), order=1)
 
 
 @needs_triton
@@ -108,29 +130,29 @@ def test_more_channels_than_one_program_takes(heads, width):
     from covarium.kernels.triton.messages import CHANNELS
 
     assert heads * width > CHANNELS
-    agree(*given(edges=1, atoms=2, heads=heads, width=width), order=1)
+    agree("triton", *given(edges=1, atoms=2, heads=heads, width=width), order=1)
 
 
-@needs_triton
+@both
 @pytest.mark.parametrize(("edges", "atoms"), [(0, 2), (0, 1), (0, 0)])
-def test_no_edges_to_second_derivatives(edges, atoms):
+def test_no_edges_to_second_derivatives(edges, atoms, backend):
     tensors, ends, heads = given(edges=0, atoms=2)
     if atoms < 2:
         tensors = {name: t[:atoms] for name, t in tensors.items()}
         ends = tuple(End(end.index, atoms, end.ascending) for end in ends)
-    agree(tensors, ends, heads)
-    assert not through(tensors, ends, heads, "triton").any()
+    agree(backend, tensors, ends, heads)
+    assert not through(tensors, ends, heads, backend).any()
 
 
-@needs_triton
-def test_finite_differences():
+@both
+def test_finite_differences(backend):
     tensors, ends, heads = given(edges=2, atoms=2, heads=1, width=2)
     flat = torch.cat([t.flatten() for t in tensors.values()]).requires_grad_()
 
     def function(flat):
         parts = flat.split([t.numel() for t in tensors.values()])
         found = {name: part.view_as(t) for part, (name, t) in zip(parts, tensors.items(), strict=True)}
-        return through(found, ends, heads, "triton")
+        return through(found, ends, heads, backend)
 
     assert gradcheck(function, flat, fast_mode=True, check_undefined_grad=False)
     assert gradgradcheck(function, flat, fast_mode=True, check_undefined_grad=False)

@@ -6,9 +6,9 @@ arXiv 2202.02541, Eq. 7 to 10).
                     v[i, c, f] = Σ_{e: i(e) = i} (W¹[e, f] û_c[e] t[j, f] + W²[e, f] w[e] z[j, c, f]).
 
 Both are derivatives of one form that is linear in each of four factors: filters, numbers of edges (α, û, w; for logits
-the cotangent of l), features of sources, and features of targets (q, or the cotangents of y and v). Two kernels for its
-derivatives are therefore exact to every order, see ``covarium.kernels.triton.messages``: filters are read once, and
-nothing of the edges is stored but α and l. What is not linear, from l to α, is between the two, on [E, h].
+the cotangent of l), features of sources, and features of targets (q, or the cotangents of y and v), see
+``covarium.kernels.edge_form``. What computes it is therefore exact to every order: filters are read once, and nothing
+of the edges is stored but α and l. What is not linear, from l to α, is between the two, on [E, h].
 
 Letters: E edges j → i, N atoms, F channels f of h heads, c = 1..3.
 """
@@ -22,11 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from covarium.errors import CovariumError
+from covarium.kernels.edge_form import A, G, W, X, edge_form
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.rotation import Backend, End, unavailable
+from covarium.ops.traced import traced
 
 Ends = tuple[End, End]
-W, A, X, G = range(4)  # factors of the form
 
 
 def logits(
@@ -58,8 +59,8 @@ def edge_logits(
         CovariumError: the backend cannot run here, and why.
     """
     source, target = ends
-    if backend == "triton":
-        return _form({W: filters, X: k, G: q}, A, ends, (heads, q.shape[1] // heads, 1))
+    if _by_form(backend, q):
+        return _form({W: filters, X: k, G: q}, A, ends, (heads, q.shape[1] // heads, 1), backend)
     return logits(gather(q, target.index), gather(k, source.index), filters, heads)
 
 
@@ -89,15 +90,29 @@ def edge_messages(
     Raises:
         CovariumError: the backend cannot run here, and why.
     """
-    source, target = ends
-    heads, f = alpha.shape[1], values.shape[1] // 2
-    if backend == "triton":
+    if _by_form(backend, alpha):
         numbers, features = [alpha, directions], [values]
         if vectors is not None:
             numbers.append(alpha.new_ones(len(alpha), 1) if weight is None else weight)
             features.append(vectors)
         factors = {W: filters, A: torch.cat(numbers, dim=1), X: torch.cat(features, dim=1)}
-        return _form(factors, G, ends, (heads, f // heads, len(numbers)))
+        heads = alpha.shape[1]
+        return _form(factors, G, ends, (heads, values.shape[1] // 2 // heads, len(numbers)), backend)
+    return messages(alpha, filters, directions, weight, values, vectors, ends)
+
+
+def messages(
+    alpha: Float[Tensor, "E h"],
+    filters: Float[Tensor, "E W"] | None,
+    directions: Float[Tensor, "E 3"],
+    weight: Float[Tensor, "E 1"] | None,
+    values: Float[Tensor, "M 2*F"],
+    vectors: Float[Tensor, "M 3*F"] | None,
+    ends: Ends,
+) -> Float[Tensor, "N 4*F"]:
+    """``edge_messages`` by single operations on all edges."""
+    source, target = ends
+    heads, f = alpha.shape[1], values.shape[1] // 2
     s, t = gather(values, source.index).split(f, dim=1)
     of_vectors = weight
     if filters is not None:
@@ -114,18 +129,28 @@ def edge_messages(
     return torch.cat([sums[0], sums[1].flatten(1)], dim=1)
 
 
-def _form(factors: dict[int, Tensor | None], wanted: int, ends: Ends, sizes: tuple[int, int, int]) -> Tensor:
-    """The derivative of the form with respect to one factor, by the kernels.
+def _by_form(backend: Backend, x: Tensor) -> bool:
+    """What is recorded stays single operations, which a compiler joins better."""
+    return backend == "triton" or (x.device.type == "cpu" and not traced(x))
+
+
+def _form(
+    factors: dict[int, Tensor | None], wanted: int, ends: Ends, sizes: tuple[int, int, int], backend: Backend
+) -> Tensor:
+    """The derivative of the form with respect to one factor.
 
     Raises:
         CovariumError: they cannot run here.
     """
     given = {slot: tensor for slot, tensor in factors.items() if tensor is not None}
+    if backend == "torch":
+        source, target = ends
+        return edge_form(given, wanted, (source.index, target.index), (source.atoms, target.atoms), sizes)
     if reason := unavailable("triton", ends[0].index.device):
         raise CovariumError(f"backend 'triton' cannot be used: {reason}. Allowed here: backend 'torch'")
     # where triton may not be installed, only here
-    from covarium.kernels.triton.messages import edge_form
+    from covarium.kernels.triton import messages
 
     lists: Any = zip(*[(end.index, end.order, end.starts) for end in ends], strict=True)
-    (found,) = edge_form(list(given.values()), list(given), [wanted], *map(list, lists), list(sizes))
+    (found,) = messages.edge_form(list(given.values()), list(given), [wanted], *map(list, lists), list(sizes))
     return cast(Tensor, found)

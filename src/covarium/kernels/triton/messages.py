@@ -1,20 +1,10 @@
 """Attention logits and messages of the Equivariant Transformer: what is between atoms and the filters of edges.
 
-One form of four factors, linear in each, and its derivatives with respect to them, see ``covarium.ops.messages``:
-
-    Φ(W, A, X, G) = Σ_e Σ_f W⁰[e,f] A[e,head(f)] X⁰[j,f] G⁰[i,f]
-                  + Σ_e Σ_c Σ_f (W¹[e,f] A_c[e] X¹[j,f] + W²[e,f] A₄[e] X_c[j,f]) G_c[i,f].
-
-A derivative of Φ along changes of its factors is a sum of such forms, so two kernels are exact to every order: sums
-over the edges of an atom (∂Φ/∂G, ∂Φ/∂X), and what stays on the edges (∂Φ/∂W, ∂Φ/∂A). A program has one atom, or one
-edge, and works on at most ``CHANNELS`` channels at a time, more only if a head has more. Sums run in the order of the
-edges, and nothing is added atomically: results are the same at every run. Sums are kept in float32, or in float64 if
-anything is.
-
-Letters: e edges from j to i, F channels f = (head, d), c = 1..3. Rows in memory: W [b F], of 1, 2 or 3 blocks b; A
-[heads, then 3 numbers A_c with b > 1, then A₄ with b = 3]; X [F; 2 F; 5 F]; G [F; 4 F]. In the kernels c = 0..3 is an
-axis of all tiles, c = 0 the first sum; ``term`` 1 is the one with A₄. Without W it is 1. ``sizes``: heads, channels of
-each, blocks of W.
+The form Φ(W, A, X, G) of ``covarium.kernels.edge_form``, whose letters these are. Two kernels are exact to every order:
+sums over the edges of an atom (∂Φ/∂G, ∂Φ/∂X), and what stays on the edges (∂Φ/∂W, ∂Φ/∂A). A program has one atom, or
+one edge, and works on at most ``CHANNELS`` channels at a time, more only if a head has more. Sums run in the order of
+the edges, and nothing is added atomically: results are the same at every run. Sums are kept in float32, or in float64
+if anything is. In the kernels c = 0..3 is an axis of all tiles, c = 0 the first sum; ``term`` 1 is the one with A₄.
 """
 
 from __future__ import annotations
@@ -26,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from covarium.kernels.edge_form import A, G, W, X, columns, gradients
+
 CHANNELS = 128
-W, A, X, G = range(4)
 
 
 @triton.constexpr_function
@@ -45,10 +36,7 @@ def _heads(sizes: tuple) -> int:
 @triton.constexpr_function
 def _columns(slot: str, sizes: tuple) -> int:
     """Numbers in a row of w, a, x or g."""
-    heads, width, blocks = sizes
-    f, which = heads * width, blocks - 1
-    columns = {"w": blocks * f, "a": heads + (0, 3, 4)[which], "x": (1, 2, 5)[which] * f, "g": (1, 4, 4)[which] * f}
-    return columns[slot]
+    return columns("waxg".index(slot), sizes)
 
 
 @triton.jit
@@ -265,23 +253,7 @@ def _shapes(
     dtypes = {slot: tensor.dtype for slot, tensor in zip(given, tensors, strict=True)}
     # what is not given has the dtype that sums have
     sums = torch.float64 if torch.float64 in dtypes.values() else torch.float32
-    return [
-        starts[0].new_empty(rows[slot], _columns("waxg"[slot], sizes), dtype=dtypes.get(slot, sums)) for slot in wanted
-    ]
-
-
-Slots = dict[int, Tensor]
-
-
-def _along(factors: Slots, changes: Slots, needed: set[int], rest: list[Any]) -> Slots:
-    """Of the needed factors, the derivatives along changes of ∂Φ/∂ them, where they are not zero."""
-    wanted = sorted(slot for slot in needed if changes.keys() - {slot})
-    if not wanted:
-        return {}
-    # linear in each: a single change takes the place of its factor
-    given = factors | (changes if len(changes) == 1 else {slot + 4: change for slot, change in changes.items()})
-    slots = sorted(given)
-    return dict(zip(wanted, edge_form([given[slot] for slot in slots], slots, wanted, *rest), strict=True))
+    return [starts[0].new_empty(rows[slot], columns(slot, sizes), dtype=dtypes.get(slot, sums)) for slot in wanted]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # noqa: ANN401
@@ -289,22 +261,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:  # n
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:  # noqa: ANN401
+def _backward(ctx: Any, gradients_above: list[Tensor]) -> tuple[Any, ...]:  # noqa: ANN401
     tensors = dict(zip(ctx.given, ctx.saved_tensors, strict=True))
     needed = {slot for slot, need in zip(ctx.given, ctx.needs_input_grad[0], strict=True) if need}
-    of_factors = {slot for slot in needed if slot <= G}
-    factors = {slot: tensor for slot, tensor in tensors.items() if slot <= G}
-    changes = {slot - 4: tensor for slot, tensor in tensors.items() if slot > G}
-    above = dict(zip(ctx.wanted, gradients, strict=True))
-    if changes:
-        of_changes = _along(factors, above, {slot - 4 for slot in needed - of_factors}, ctx.rest)
-        found = {slot + 4: tensor for slot, tensor in of_changes.items()}
-        for slot, change in changes.items():
-            others = {k: gradient for k, gradient in above.items() if k != slot}
-            for k, more in _along(factors | {slot: change}, others, of_factors - {slot}, ctx.rest).items():
-                found[k] = found[k] + more if k in found else more
-    else:
-        found = _along(factors, above, of_factors, ctx.rest)
+    above = dict(zip(ctx.wanted, gradients_above, strict=True))
+    found = gradients(lambda *form: edge_form(*form, *ctx.rest), tensors, needed, above)
     return [found.get(slot) for slot in ctx.given], None, None, [None] * 2, [None] * 2, [None] * 2, None
 
 
