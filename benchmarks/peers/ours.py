@@ -54,6 +54,7 @@ def build(
     from covarium.tasks.potential import Potential, Term
     from covarium.training.optimiser import adamw
     from covarium.training.settings import Settings
+    from covarium.workflows import arithmetic
 
     r = row_of(row)
     model = MODELS[r.model][0](replace(r.config(), **changes))
@@ -61,6 +62,7 @@ def build(
     terms = [Term(q, loss, weight, per_atom=False) for q, (loss, weight) in r.terms.items()]
     references = dict.fromkeys(np.unique(inputs["numbers"]).tolist(), 0.0)
     task = Potential(model, forces=r.forces, references=references, terms=terms).to(device)  # type: ignore[arg-type]
+    arithmetic.arrange(model, "float32")  # kernels where the device has them, as a command does
     graph = AtomGraph(**{
         name: torch.from_numpy(inputs[name]).to(device)
         for name in ("positions", "numbers", "cell", "pbc", "batch", "edge_index", "shifts", "charge", "spin", "tags")
