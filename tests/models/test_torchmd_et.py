@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from covarium.algebra.rotations import random_rotations
 from covarium.errors import CovariumError
+from covarium.kernels import edge_form
 from covarium.models import TorchMDET, TorchMDETConfig
 from covarium.systems import AtomGraph, atom_graph
 
@@ -91,6 +92,28 @@ def test_heads_obey_rotations_mirrors_and_translations(output: str) -> None:
     expected = one.value if output == "spatial_extent" else one.value @ g.T
     assert (other.value - expected).abs().max() < 1e-11
     assert network.outputs == {output.removeprefix("equivariant_")}
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+@pytest.mark.parametrize("fields", [{}, {"vector_cutoff": False}, {"distance_influence": "none"}], ids=str)
+def test_edges_a_few_at_a_time(fields: dict[str, object], tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What large systems are computed by: energies, forces, and gradients of a loss of both."""
+    network = model(size=0.5, **fields).double()
+    rng = np.random.default_rng(0)
+    system = graph(rng.normal(0, 1.2, (8, 3)), rng.choice([1, 6, 8], 8).tolist())
+    found = []
+    for numbers in (1 << 30, 1, 30):
+        monkeypatch.setattr(edge_form, "NUMBERS", numbers)
+        network.tile = tile
+        moved = replace(system, positions=system.positions.detach().requires_grad_())
+        energy = network(moved).energy
+        (slope,) = torch.autograd.grad(energy.sum(), moved.positions, create_graph=True)
+        loss = energy.square().sum() + slope.square().sum()
+        gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
+        found.append([energy, slope, *gradients])
+    for few in found[1:]:
+        for a, b in zip(few, found[0], strict=True):
+            assert (a - b).detach().abs().max() <= 1e-12 * max(1.0, float(b.detach().abs().max()))
 
 
 def test_moments_are_about_the_centre_of_mass() -> None:

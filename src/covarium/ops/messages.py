@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from covarium.errors import CovariumError
-from covarium.kernels.edge_form import A, G, W, X, edge_form
+from covarium.kernels import edge_form
+from covarium.kernels.edge_form import A, G, W, X
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.rotation import Backend, End, unavailable
 from covarium.ops.traced import traced
@@ -59,7 +60,7 @@ def edge_logits(
         CovariumError: the backend cannot run here, and why.
     """
     source, target = ends
-    if _by_form(backend, q):
+    if _by_form(backend, q, target):
         return _form({W: filters, X: k, G: q}, A, ends, (heads, q.shape[1] // heads, 1), backend)
     return logits(gather(q, target.index), gather(k, source.index), filters, heads)
 
@@ -90,7 +91,7 @@ def edge_messages(
     Raises:
         CovariumError: the backend cannot run here, and why.
     """
-    if _by_form(backend, alpha):
+    if _by_form(backend, values, ends[1]):
         numbers, features = [alpha, directions], [values]
         if vectors is not None:
             numbers.append(alpha.new_ones(len(alpha), 1) if weight is None else weight)
@@ -129,9 +130,15 @@ def messages(
     return torch.cat([sums[0], sums[1].flatten(1)], dim=1)
 
 
-def _by_form(backend: Backend, x: Tensor) -> bool:
-    """What is recorded stays single operations, which a compiler joins better."""
-    return backend == "triton" or (x.device.type == "cpu" and not traced(x))
+def _by_form(backend: Backend, x: Tensor, target: End) -> bool:
+    """What is recorded stays single operations, which a compiler joins better; a few edges are in the cache anyway.
+
+    Args:
+        x: features of atoms.
+    """
+    if backend == "triton" or x.device.type != "cpu" or traced(x):
+        return backend == "triton"
+    return len(target.index) * x.shape[1] > edge_form.NUMBERS
 
 
 def _form(
@@ -145,7 +152,7 @@ def _form(
     given = {slot: tensor for slot, tensor in factors.items() if tensor is not None}
     if backend == "torch":
         source, target = ends
-        return edge_form(given, wanted, (source.index, target.index), (source.atoms, target.atoms), sizes)
+        return edge_form.edge_form(given, wanted, (source.index, target.index), (source.atoms, target.atoms), sizes)
     if reason := unavailable("triton", ends[0].index.device):
         raise CovariumError(f"backend 'triton' cannot be used: {reason}. Allowed here: backend 'torch'")
     # where triton may not be installed, only here
