@@ -108,9 +108,11 @@ def _derivative(loss: Tensor | float, trained: Sequence[Tensor], *, retain_graph
     """Zeros where the loss does not depend on a parameter, so that all ranks update the same ones."""
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         return [torch.zeros_like(p) for p in trained]
-    return list(
-        torch.autograd.grad(loss, trained, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
-    )
+    found = torch.autograd.grad(loss, trained, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+    # torch's fused optimiser reads gradients in the order of memory, whatever their strides are
+    return [
+        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in zip(found, trained, strict=True)
+    ]
 
 
 def culprits(task: Task, data: Data, indices: Sequence[int], rng: torch.Generator) -> list[str]:
