@@ -1,12 +1,21 @@
 """The gradient of a step does not depend on how the step was cut, and spoilt systems are named."""
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from toy_task import ToyData, toy_task
 
 from covarium.errors import CovariumError
+from covarium.models import MODELS
+from covarium.systems import atom_graph
 from covarium.training import Ranks
 from covarium.training.gradients import culprits, gradient
+from covarium.training.optimiser import adamw
+from covarium.training.settings import Settings
 
 
 def batches(data, *cuts):
@@ -72,3 +81,40 @@ def test_bad_gradient_of_a_finite_loss_is_named():
     computed = gradient(task, batches(data, range(6)), torch.Generator(), Ranks())
     assert computed.losses["loss"] < float("inf") and not computed.finite
     assert culprits(task, data, range(6), torch.Generator()) == ["clusters.xyz, index 2"]
+
+
+class OfModel(nn.Module):
+    """A loss of energies and forces."""
+
+    weights = {"loss": 1.0}
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch, rng):
+        moved = replace(batch, positions=batch.positions.detach().requires_grad_())
+        energy = self.model(moved, rng).energy
+        (slope,) = torch.autograd.grad(energy.sum(), moved.positions, create_graph=True)
+        return {"loss": (energy.square().sum() + slope.square().sum(), torch.tensor(1.0))}
+
+
+@pytest.mark.parametrize("name", [name for name, (model, _) in MODELS.items() if model.system == "atoms"])
+def test_a_step_of_the_optimiser_is_that_of_its_slow_form(name):
+    """Whatever the strides are in which gradients come: the fused form does not look at them."""
+    torch.manual_seed(0)
+    rng, (model, config) = np.random.default_rng(0), MODELS[name]
+    task = OfModel(model(replace(config(), num_layers=1)).double())
+    batch = atom_graph(rng.choice([1, 8], 30), rng.uniform(0, 7, (30, 3)), task.model.spec)
+    values = gradient(task, [batch], torch.Generator(), Ranks()).values
+    twin = copy.deepcopy(task)
+    ours = adamw(dict(task.named_parameters()), frozenset(), Settings(steps=1, lr=1e-2))
+    plain = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.0, foreach=False, fused=False)
+    for group in ours.param_groups:
+        group["weight_decay"] = 0.0
+    for p, q, value in zip(task.parameters(), twin.parameters(), values, strict=True):
+        p.grad, q.grad = value, value.contiguous().clone()
+    ours.step()
+    plain.step()
+    for p, q in zip(task.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=1e-12)

@@ -6,24 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from covarium.algebra.rounding import rounded
-from covarium.layers.streaming import Method
+from covarium.layers.twin import owner, twin
 
 
 def unrounded_call(method: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - what the method takes and gives
     """``method(*arguments)`` of a module, or the module itself; in float64, its parameters too, where products are
     rounded."""
-    bound = Method(method.forward if isinstance(method, nn.Module) else method)
-    one = next(bound.parameters())
+    module = owner(method)
+    one = next(module.parameters())
     if not rounded(one.device):
         return method(*arguments)
-    exact = {
-        name: p.double() for name, p in [*bound.named_parameters(), *bound.named_buffers()] if p.is_floating_point()
-    }
+    tensors = [t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()]
+    exact = twin(module, tensors, [t.double() for t in tensors])
     given = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, arguments)
     with torch.autocast(one.device.type, enabled=False):
-        return functional_call(bound, exact, given)
+        return (exact if method is module else getattr(exact, method.__name__))(*given)

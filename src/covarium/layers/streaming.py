@@ -9,9 +9,9 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from covarium.errors import CovariumError
+from covarium.layers.twin import owner, twin
 from covarium.ops.remembered import Place, Results
 from covarium.ops.rotation import Backend, End
 from covarium.ops.tiled import Tile, tiled, tiles_of
@@ -112,7 +112,7 @@ def streamed(
         beside: more tensors [E, …].
 
     Raises:
-        CovariumError: tiles under autocast.
+        CovariumError: tiles under autocast; a hook of the module reads another tensor that wants a gradient.
     """
     if not edges.tiles:
         return method(edges, whole, atoms, beside)
@@ -121,9 +121,9 @@ def streamed(
             "bf16 and edges in tiles (--memory, tile) do not go together: tiles are made again in the backward pass, "
             "where autocast does not reach; use float32 or tf32 with tiles, or bf16 without"
         )
-    bound = Method(method)
-    names, parameters = zip(*bound.named_parameters(), strict=True)
-    ends = [len(names), len(whole), len(atoms), len(beside)]
+    module = owner(method)
+    parameters = list(module.parameters())
+    ends = [len(parameters), len(whole), len(atoms), len(beside)]
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         parts = iter(tensors)
@@ -131,7 +131,7 @@ def streamed(
         part = edges.part(tile, list(parts))
         if all(a is b for a, b in zip(own, parameters, strict=True)):
             return method(part, *given)
-        result: Tensor = functional_call(bound, dict(zip(names, own, strict=True)), (part, *given))
+        result: Tensor = getattr(twin(module, parameters, own), method.__name__)(part, *given)
         return result
 
     return tiled(
@@ -154,25 +154,13 @@ def remade(module: nn.Module, x: Tensor, edges: TiledEdges) -> Tensor:
     if all(tile.kept for tile in edges.tiles):
         whole: Tensor = module(x)
         return whole
-    names, parameters = zip(*module.named_parameters(), strict=True)
+    parameters = list(module.parameters())
 
     def function(tile: Tile, *tensors: Tensor) -> Tensor:
         *own, part = tensors
-        result: Tensor = functional_call(module, dict(zip(names, own, strict=True)), (part,))
+        result: Tensor = twin(module, parameters, own)(part)
         return result
 
     # an atom is to itself what an edge is to its target
     own = torch.arange(x.shape[0], device=x.device)
     return tiled(function, tiles_of(torch.stack([own, own]), x.shape[0], ATOMS), whole=parameters, edges=[x])
-
-
-class Method(nn.Module):
-    """A method of a module as a module."""
-
-    def __init__(self, method: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.module: nn.Module = method.__self__  # type: ignore[attr-defined]
-        self.name: str = method.__name__
-
-    def forward(self, *arguments: Any) -> Tensor:  # noqa: ANN401
-        return getattr(self.module, self.name)(*arguments)

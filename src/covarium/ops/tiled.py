@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from covarium.errors import CovariumError
 from covarium.ops.gather import gather
+from covarium.ops.last import last
 from covarium.ops.remembered import Results
 from covarium.ops.wanted import wanted
+
+THIRD = "third derivatives of edges in tiles are not made; leave out tile and --memory"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def tiled(
         edges: tensors [E, …] of which a tile reads the rows of its edges.
 
     Raises:
+        CovariumError: when differentiated, ``function`` reads another tensor that wants a gradient.
         RuntimeError: when differentiated a third time.
     """
     kept = [tile for tile in tiles if tile.kept] if torch.is_grad_enabled() else []
@@ -215,6 +219,8 @@ class _TiledGradient(torch.autograd.Function):
             leaves = _leaves(call.parts(tile, tensors), needs)
             with torch.enable_grad():
                 out = call.function(tile, *leaves)
+            if tile is call.tiles[0]:
+                _refuse_others(out, leaves)
             above = gradient[call.rows(tile)]
             if out.requires_grad:
                 sums.add(tile, torch.autograd.grad(out, _chosen(leaves, needs), above, allow_unused=True))
@@ -223,13 +229,19 @@ class _TiledGradient(torch.autograd.Function):
         return tuple(sums.values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        if not any(c is not None for c in cotangents):
+            return None, None, *[None] * len(ctx.saved_tensors)
+        with torch.no_grad():
+            found = _TiledGradient.second(ctx, cotangents)
+        return None, None, *last(found, [*ctx.saved_tensors, *cotangents], THIRD)
+
+    @staticmethod
+    def second(ctx: Any, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:  # noqa: ANN401
+        """Gradients of the gradient that came from above, and of the tensors."""
         gradient, *tensors = ctx.saved_tensors
         call: Call = ctx.call
         used = [c is not None for c in cotangents]
-        if not any(used):
-            return None, None, *[None] * len(ctx.saved_tensors)
         needs_above, *needs = wanted(ctx)
         sums = _Sums(call, tensors, needs)
         of_gradient = torch.zeros_like(gradient) if needs_above else None
@@ -254,4 +266,24 @@ class _TiledGradient(torch.autograd.Function):
             if of_gradient is not None and second[0] is not None:
                 of_gradient[rows] = second[0]
             sums.add(tile, second[1:])
-        return None, None, of_gradient, *sums.values
+        return [of_gradient, *sums.values]
+
+
+def _refuse_others(out: Tensor, leaves: Sequence[Tensor]) -> None:
+    """
+    Raises:
+        CovariumError: a gradient would be lost.
+    """
+    known, seen, stack = {id(leaf) for leaf in leaves}, set(), [out.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in known:
+            raise CovariumError(
+                f"what is worked on in tiles reads a tensor of shape {tuple(variable.shape)} that wants a gradient and "
+                "is no parameter of it (by a hook?); leave out tile and --memory, or make it a parameter of the module"
+            )
+        stack += [following for following, _ in node.next_functions]
