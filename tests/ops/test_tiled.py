@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from covarium.errors import CovariumError
 from covarium.ops.gather import scatter_sum
 from covarium.ops.tiled import Tile, tiled, tiles_of
 
@@ -88,7 +89,24 @@ def test_no_gradient_of_weights_is_computed_where_none_is_asked_for() -> None:
 
 def test_a_third_derivative_is_refused() -> None:
     tensors = inputs()
-    (first,) = torch.autograd.grad(by_tiles(*tensors).square().sum(), tensors[1], create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), tensors[1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        second.sum().backward()
+    for differentiate in (
+        lambda value: value.backward(),
+        lambda value: torch.autograd.grad(value, tensors[1]),
+        lambda value: torch.autograd.grad(value, tensors[0]),
+    ):
+        (first,) = torch.autograd.grad(by_tiles(*tensors).square().sum(), tensors[1], create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), tensors[1], create_graph=True)
+        with pytest.raises(RuntimeError, match="third derivatives of edges in tiles"):
+            differentiate(second.sum())
+
+
+def test_a_tensor_of_others_is_refused_instead_of_forgotten() -> None:
+    other = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    given = inputs()
+
+    def function(tile: Tile, *parts: Tensor) -> Tensor:
+        return messages(tile, *parts) * other
+
+    value = tiled(function, TILES, whole=given[:1], atoms=given[1:2], edges=given[2:])
+    with pytest.raises(CovariumError, match="is no parameter of it"):
+        value.sum().backward()

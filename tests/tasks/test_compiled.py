@@ -1,6 +1,7 @@
 """Compiled energy and forces say what the single operations say, by one graph for all sizes, or refuse."""
 
 import copy
+import pickle
 from dataclasses import fields, replace
 
 import numpy as np
@@ -291,7 +292,9 @@ def test_a_graph_that_disagrees_is_refused_wherever_it_does():
         made.compiled = Compiled("run it as before", backend=backend)
         return made
 
-    refused(task(lambda said, _: [said[0], said[1], 1.001 * said[2]]), system, "forces by")
+    wrong = task(lambda said, _: [said[0], said[1], 1.001 * said[2]])
+    for _ in range(3):  # not only the first time
+        refused(wrong, system, "forces by")
     # right values with a wrong derivative
     refused(task(lambda said, _: [said[0], said[1], said[2].detach()]), system, "gradients of the weights by")
     # right where it was compiled only
@@ -339,6 +342,50 @@ def test_dropout_drops_what_it_drops_uncompiled(name):
             expected = task.evaluate(there, forces=True, stress=False)
             assert torch.allclose(one.forces, expected.forces, rtol=0, atol=1e-10)
     assert backend.calls == 2 and {asked.trained for asked in compiled.graphs} == {True, False}
+
+
+def test_a_graph_is_of_the_modules_their_modes_and_the_rule_of_forces():
+    system = some(GraphSpec(3.0), [5, 3])
+    task = potential(Toy())
+    task.compiled = Compiled("run it as before", backend="eager")
+    task.evaluate(system, forces=True, stress=False)
+    task.model.net[0].eval()
+    task.evaluate(system, forces=True, stress=False)
+    assert len(task.compiled.graphs) == 2 and task.model.net[2].training and not task.model.net[0].training
+    copied = pickle.loads(pickle.dumps(task))
+    agree(copied, copied.compiled, system)
+    task.model.net[2] = nn.Linear(8, 1).double()
+    with pytest.raises(CompilationError, match="modules of the model were replaced"):
+        task.evaluate(system, forces=True, stress=False)
+    task.compiled = Compiled("run it as before", backend="eager")
+    moved = replace(system, positions=system.positions.clone().requires_grad_())
+    with pytest.raises(CompilationError, match="with respect to positions"):
+        task.evaluate(moved, forces=False, stress=False)
+    with torch.no_grad():
+        task.evaluate(moved, forces=False, stress=False)
+
+
+def test_modes_of_parts_are_respected():
+    """Dropout in one block and not in the other."""
+    torch.manual_seed(0)
+    model, config = MODELS["equiformer_v2"]
+    task = potential(model(config(**{**SMALL["equiformer_v2"], "alpha_drop": 0.5, "num_layers": 2})))
+    task.model.blocks[0].eval()
+    system, backend = some(task.model.spec, [5, 3]), Counting("eager")
+
+    def forces(compiled):
+        task.compiled = compiled
+        rng = torch.Generator().manual_seed(0)
+        return task.evaluate(system, forces=True, stress=False, create_graph=True, rng=rng).forces.detach()
+
+    assert (forces(Compiled(backend=backend)) - forces(None)).abs().max() < 1e-12
+    assert backend.calls == 1 and not task.model.blocks[0].training and task.model.blocks[1].training
+
+
+def test_tied_weights_are_compiled():
+    task = potential(Toy())
+    task.model.other = task.model.net
+    agree(task, Compiled(backend="eager"), some(GraphSpec(3.0), [5, 3]))
 
 
 def test_dropout_is_none_where_it_is_off():

@@ -23,7 +23,13 @@ class CompilationError(CovariumError):
 
 
 class Asked(NamedTuple):
-    """What a graph answers; ``trained``: it can be differentiated with respect to weights, ``which``: to each one."""
+    """What a graph answers.
+
+    Attributes:
+        forces, stress: asked for; ``rules``: by which rule.
+        trained: it can be differentiated with respect to weights, ``which``: to each one.
+        training: dropout and the like are as in training; ``mixed``: of each module, where they differ.
+    """
 
     forces: bool
     stress: bool
@@ -32,6 +38,8 @@ class Asked(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     which: tuple[bool, ...] = ()
+    rules: tuple[str | None, ...] = ()
+    mixed: tuple[bool, ...] = ()
 
 
 class Slot(NamedTuple):

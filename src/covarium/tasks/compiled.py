@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -59,9 +60,14 @@ class Compiled:
         self._recordings: dict[torch.device, Recordings] = {}
         self._slots: list[Slot] = []
         self._of: tuple[weakref.ref[Any], ...] = ()
+        self._modules: tuple[weakref.ref[Any], ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.remedy, backend=self.backend, tell=self.tell, recorder=self.recorder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # without graphs, and without what it tells, which is this process's
+        return partial(type(self), self.remedy, backend=self.backend, recorder=self.recorder), ()
 
     def __call__(
         self,
@@ -74,20 +80,17 @@ class Compiled:
         denoising: Denoising | None = None,
     ) -> Prediction:
         """What ``Potential.evaluate`` returns."""
-        self._refuse(potential, denoising)
+        self._refuse(potential, system, denoising)
         if isinstance(potential.model, AtomModel):
             potential.model.admit(system)
         start = time.monotonic()
-        self._belong_to(potential)
-        weights = [slot.tensor for slot in self._slots]
-        which = tuple(w.requires_grad for w in weights)
-        trained = any(which)
-        x = system.positions
-        asked = Asked(forces, stress, trained, trained or potential.training, x.dtype, x.device, which)
+        modes = self._belong_to(potential)
+        weights, x = [slot.tensor for slot in self._slots], system.positions
+        asked = self._asked(potential, weights, modes, x)._replace(forces=forces, stress=stress)
         known_graphs = len(self.graphs)
         graph = self._graph(potential, system, asked)
-        if graph.draws and not potential.training:
-            asked = asked._replace(trained=trained and torch.is_grad_enabled(), training=False)
+        if graph.draws and not (potential.training or asked.mixed):
+            asked = asked._replace(trained=asked.trained and torch.is_grad_enabled(), training=False)
             graph = self._graph(potential, system, asked)
         new = len(self.graphs) != known_graphs
         recordings = self._recordings_of(system)
@@ -95,10 +98,11 @@ class Compiled:
         sizes = (given.num_atoms, given.edge_index.shape[1], given.num_graphs)
         if refusal := graph.refusal(sizes):
             raise CompilationError(f"{refusal}; {self.remedy}")
-        numbers = graph.drawn(sizes, x, rng)
-        inputs = [*(getattr(given, name).contiguous() for name in SIZES), *numbers]
+        numbers = graph.drawn((system.num_atoms, system.edge_index.shape[1], system.num_graphs), x, rng)
+        inputs = [getattr(given, name).contiguous() for name in SIZES]
+        inputs += numbers if recordings is None else graph.filled(numbers, sizes)
         known = 0 if recordings is None else len(recordings.steps)
-        differentiable = trained and torch.is_grad_enabled()
+        differentiable = asked.trained and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):
             if recordings is None:
                 found = graph.call(*weights, *inputs)
@@ -113,12 +117,25 @@ class Compiled:
         recorded = recordings is not None and len(recordings.steps) != known
         if graph.unchecked(sizes, found[0].requires_grad) or recorded:
             # at the first gradient, that of the graph is compiled
-            with self._explaining(potential):
-                agreement = compared(potential, system, prediction, asked, numbers)
+            try:
+                with self._explaining(potential):
+                    agreement = compared(potential, system, prediction, asked, numbers)
+            except BaseException:
+                self._recordings.clear()  # what was recorded is not used unchecked either
+                raise
+            graph.agreed(sizes, found[0].requires_grad)
             if self.tell is not None:
                 taken = f"compiled in {time.monotonic() - start:.0f} s, " if new else ""
                 self.tell(f"{taken}compared with the uncompiled potential in {counted(sizes)}: off by {agreement}")
         return prediction
+
+    def _asked(self, potential: Potential, weights: Sequence[Tensor], modes: tuple[bool, ...], x: Tensor) -> Asked:
+        """Of a potential as it is now."""
+        which = tuple(w.requires_grad for w in weights)
+        mixed = modes if len(set(modes)) > 1 else ()
+        training = potential.training or (any(which) and not mixed)
+        rules = (potential.forces, potential.stress)
+        return Asked(False, False, any(which), training, x.dtype, x.device, which, rules, mixed)
 
     def _graph(self, potential: Potential, system: AtomGraph, asked: Asked) -> Graph:
         """The one that answers this, made if there is none."""
@@ -130,18 +147,28 @@ class Compiled:
                 self.graphs[asked] = build(potential, system, asked, self.backend)
         return self.graphs[asked]
 
-    def _belong_to(self, potential: Potential) -> None:
-        """
+    def _belong_to(self, potential: Potential) -> tuple[bool, ...]:
+        """Which of the modules are in training.
+
         Raises:
-            CompilationError: the graphs were made of another potential.
+            CompilationError: the graphs were made of another potential, or of other modules.
         """
+        modules = list(potential.modules())
         if not self._of:
             self._of = weakref.ref(potential), weakref.ref(potential.model)
+            self._modules = tuple(map(weakref.ref, modules))
             self._slots = slots_of(potential.model)
         if (self._of[0](), self._of[1]()) != (potential, potential.model):
             raise CompilationError(
                 "these graphs were compiled from another potential or model; give each one a Compiled() of its own"
             )
+        same = len(modules) == len(self._modules)
+        same = same and all(a() is b for a, b in zip(self._modules, modules, strict=True))
+        if not same or any(slot.key not in slot.held_in for slot in self._slots):
+            raise CompilationError(
+                "modules of the model were replaced since its graphs were compiled; give it a new Compiled()"
+            )
+        return tuple(module.training for module in modules)
 
     def _recordings_of(self, system: AtomGraph) -> Recordings | None:
         """Those of the system's device, None if it is not recorded."""
@@ -152,7 +179,7 @@ class Compiled:
             self._recordings[device] = Recordings(recorder)
         return self._recordings.get(device)
 
-    def _refuse(self, potential: Potential, denoising: Denoising | None) -> None:
+    def _refuse(self, potential: Potential, system: AtomGraph, denoising: Denoising | None) -> None:
         """
         Raises:
             CompilationError: this is done by single operations only.
@@ -166,6 +193,8 @@ class Compiled:
             why = (
                 f"graphs are compared with single operations in float32 or float64, which {rounding} is too coarse for"
             )
+        elif system.positions.requires_grad and torch.is_grad_enabled():
+            why = "a graph is not differentiable with respect to positions; ask it for forces, or detach the positions"
         if why:
             raise CompilationError(f"{why}; {self.remedy}")
 

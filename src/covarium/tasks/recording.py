@@ -85,6 +85,15 @@ class Graph:
         """The random numbers of a step, the same as single operations draw, in the dtype of x and on its device."""
         return [uniform(tuple(shape(*sizes)), x, rng) for shape in self.draws]
 
+    def filled(self, numbers: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Random numbers of a system that was filled up to these sizes; what is new is kept by dropout."""
+        found = []
+        for given, shape in zip(numbers, self.draws, strict=True):
+            full = given.new_ones(shape(*sizes))
+            full[tuple(slice(n) for n in given.shape)] = given
+            found.append(full)
+        return found
+
     def refusal(self, sizes: Sequence[int]) -> str:
         """What speaks against these sizes, or nothing."""
         for text, holds in self.guards.items():
@@ -95,12 +104,17 @@ class Graph:
     def unchecked(self, sizes: tuple[int, ...], differentiating: bool) -> bool:
         """Whether nothing of this kind was compared yet: with or without a gradient, the first sizes, other sizes, and
         few atoms, edges or structures instead of many."""
-        kind = (differentiating, *(bool(holds(*sizes)) for holds in self.lower))
-        new = kind not in self._kinds or (len(self._sizes) < 2 and sizes not in self._sizes)
-        if new:
-            self._kinds.add(kind)
-            self._sizes.add(sizes)
-        return new
+        return self._kind(sizes, differentiating) not in self._kinds or (
+            len(self._sizes) < 2 and sizes not in self._sizes
+        )
+
+    def agreed(self, sizes: tuple[int, ...], differentiating: bool) -> None:
+        """It was compared."""
+        self._kinds.add(self._kind(sizes, differentiating))
+        self._sizes.add(sizes)
+
+    def _kind(self, sizes: tuple[int, ...], differentiating: bool) -> tuple[bool, ...]:
+        return (differentiating, *(bool(holds(*sizes)) for holds in self.lower))
 
 
 def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backend) -> Graph:
@@ -110,7 +124,7 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
         CompilationError: the model draws random numbers other than those of dropout.
     """
     opened = _Open(potential, system, asked.trained)
-    draws = _draws(potential, system) if asked.training else []
+    draws = _draws(potential, system, asked) if asked.training or asked.mixed else []
     inputs = [*opened.weights.values(), *opened.tensors, *opened.drawn(draws, system.positions)]
     names = ["energy", "atom_energy"] + [n for n in ("forces", "stress") if getattr(asked, n)]
 
@@ -121,7 +135,7 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
         numbers = handed_out(list(parts))
 
         def model(moved: AtomGraph) -> AtomOutput:
-            output: AtomOutput = functional_call(potential.model, given, (moved, numbers))
+            output: AtomOutput = functional_call(potential.model, given, (moved, numbers), tie_weights=False)
             return output
 
         said = potential.of_model(
@@ -132,7 +146,7 @@ def build(potential: Potential, system: AtomGraph, asked: Asked, backend: Backen
     primitive: Any = get_decompositions(PRIMITIVE)
     # read again in every backward pass: several of them may go through one forward pass
     functorch_config.donated_buffer = False
-    with _in_mode(potential, asked.training), tracing(TracingContext(opened.mode)):
+    with _in_mode(potential, asked), tracing(TracingContext(opened.mode)):
         # the tracer would run operations on constants alone for real, if this mode were not on
         with opened.mode, torch.set_grad_enabled(asked.trained):
             module = make_fx(_marking(function), primitive, _allow_non_fake_inputs=True)(*inputs)
@@ -178,8 +192,8 @@ class _Open:
             return [torch.empty(shape(*self.lengths.values()), dtype=x.dtype, device=x.device) for shape in draws]
 
 
-def _draws(potential: Potential, system: AtomGraph) -> list[Shape]:
-    """Shapes of the random numbers that a pass in training draws for dropout, in their order."""
+def _draws(potential: Potential, system: AtomGraph, asked: Asked) -> list[Shape]:
+    """Shapes of the random numbers that a pass draws for dropout, in their order."""
     opened = _Open(potential, system, False)
     draws: list[Shape] = []
 
@@ -188,9 +202,9 @@ def _draws(potential: Potential, system: AtomGraph) -> list[Shape]:
         draws.append(sympy.lambdify(opened.symbols, lengths, [FUNCTIONS, "math"]))
         return x.new_empty(shape)
 
-    with _in_mode(potential, True), opened.mode, torch.no_grad(), _Marking():
+    with _in_mode(potential, asked), opened.mode, torch.no_grad(), _Marking():
         open_graph = AtomGraph(**dict(zip(SIZES, opened.tensors, strict=True)))
-        functional_call(potential.model, opened.weights, (open_graph, Given(noted)))
+        functional_call(potential.model, opened.weights, (open_graph, Given(noted)), tie_weights=False)
     return draws
 
 
@@ -274,11 +288,13 @@ def _refuse_random(module: GraphModule) -> None:
 
 
 @contextmanager
-def _in_mode(potential: Potential, training: bool) -> Iterator[None]:
+def _in_mode(potential: Potential, asked: Asked) -> Iterator[None]:
     """As in training or evaluation, where models differ."""
-    was = potential.training
-    potential.train(training)
+    was = {module: module.training for module in potential.modules()}
+    if not asked.mixed:
+        potential.train(asked.training)
     try:
         yield
     finally:
-        potential.train(was)
+        for module, training in was.items():
+            module.training = training
