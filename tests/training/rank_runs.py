@@ -15,7 +15,7 @@ RUNS = {
     "plain": Settings(epochs=3, batch_size=5, lr=1e-2, eval_every=4, seed=1),
     "accumulated": Settings(epochs=3, batch_size=5, lr=1e-2, accumulate=3, seed=1),
     "early": Settings(epochs=60, batch_size=8, lr=2e-2, eval_every=1, patience=2, ema_decay=0, warmup=0, seed=2),
-    "bad": Settings(epochs=2, batch_size=6, lr=1e-2, seed=3),
+    "bad": Settings(epochs=2, batch_size=6, lr=1e-2, seed=3, eval_every=100),
     "hopeless": Settings(epochs=2, batch_size=21, max_skips=2),
 }
 

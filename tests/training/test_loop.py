@@ -1,6 +1,7 @@
 """The run as a whole: it learns, keeps its best, stops when it should, and says why."""
 
 import csv
+import re
 import time
 
 import pytest
@@ -51,9 +52,19 @@ def test_evaluations_cost_at_most_a_tenth(tmp_path):
     data, valid = ToyData(64), ToyData(200, seed=1)
     result = train(toy_task(), data, valid, Settings(epochs=100), tmp_path, save_best=Best())
     # an evaluation pass costs at most half a training pass
-    assert 0.5 * sum(valid.costs()) * (len(result.history) - 2) <= 0.1 * 100 * sum(data.costs())
+    assert 0.5 * sum(valid.costs()) * len(result.history) <= 0.1 * 100 * sum(data.costs())
     # and one more would cost more than a tenth
-    assert 0.5 * sum(valid.costs()) * (len(result.history) - 1) > 0.1 * 100 * sum(data.costs())
+    assert 0.5 * sum(valid.costs()) * (len(result.history) + 1) > 0.1 * 100 * sum(data.costs())
+
+
+def test_evaluations_of_a_short_run_cost_at_most_a_tenth(tmp_path):
+    """Those at its beginning and its end take only some of the batches, the same ones."""
+    data, valid, told = ToyData(64), ToyData(200, seed=1), []
+    result = train(toy_task(), data, valid, Settings(epochs=20), tmp_path, save_best=Best(), progress=told.append)
+    assert [row["step"] for row in result.history] == [0, result.steps]
+    (note,) = {event.note for event in told if event.note}
+    stride = int(re.search(r"every (\d+). batch is evaluated", note)[1])
+    assert 0.5 * sum(valid.costs()) * 2 / stride <= 0.1 * 20 * sum(data.costs())
 
 
 def test_stops_early(tmp_path):

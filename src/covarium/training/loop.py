@@ -371,11 +371,31 @@ class Trainer:
 
     def _steps_between_evaluations(self) -> int:
         """From costs, not from the clock: a resumed run must evaluate at the same steps."""
-        per_epoch = len(self._windows())
-        lengths = [self.settings.steps, self.settings.epochs and self.settings.epochs * per_epoch]
-        total = min((length for length in lengths if length), default=0)
-        passes = EVALUATION_COST * sum(self.valid.costs()) / sum(self.data.costs())
-        return max(math.ceil(passes * per_epoch / VALIDATION_SHARE), math.ceil(total / EVALUATIONS), 1)
+        total, taken = self._steps_of_run(), self._steps_of_evaluation()
+        if not total:
+            return max(math.ceil(taken / VALIDATION_SHARE), 1)
+        # one of them is at the beginning
+        most = math.floor(VALIDATION_SHARE * total * self._stride_of_length() / max(taken, 1e-9)) - 1
+        return math.ceil(total / min(max(most, 1), EVALUATIONS))
+
+    def _steps_of_run(self) -> int:
+        """0 where only time ends it."""
+        settings = self.settings
+        lengths = [settings.steps, settings.epochs and settings.epochs * len(self._windows())]
+        return min((length for length in lengths if length), default=0)
+
+    def _steps_of_evaluation(self) -> float:
+        """That take as long as one evaluation of all validation systems."""
+        return EVALUATION_COST * len(self._windows()) * sum(self.valid.costs()) / sum(self.data.costs())
+
+    def _stride_of_length(self) -> int:
+        """Every how many-th batch is evaluated in a run of known length, for one evaluation at its beginning and one at
+        its end."""
+        total = self._steps_of_run()
+        if not total or self.settings.eval_every is not None:
+            return 1
+        stride = math.ceil(2 * self._steps_of_evaluation() / (VALIDATION_SHARE * total))
+        return max(min(stride, len(self.valid_batches)), 1)
 
     def _evaluate(self) -> None:
         """Measure the averaged weights, and save them if they are the best."""
@@ -410,15 +430,16 @@ class Trainer:
         """
         position, settings = self.position, self.settings
         if position.stride == 0:
-            position.stride = 1
+            position.stride = self._stride_of_length()
             if settings.time_s is not None:
                 per_cost = self._durations["step"] / max(self._first_cost, 1)
                 whole = EVALUATION_COST * per_cost * sum(self.valid.costs())
                 allowed = VALIDATION_SHARE * settings.time_s / FEWEST
-                position.stride = max(min(math.ceil(whole / allowed), len(self.valid_batches)), 1)
+                by_time = max(min(math.ceil(whole / allowed), len(self.valid_batches)), 1)
+                position.stride = max(position.stride, by_time)
             if position.stride > 1:
                 self._tell(
-                    f"one evaluation of all validation systems would take {whole:.0f} s of {settings.time_s:g} s: "
+                    f"evaluations of all validation systems would take more than {VALIDATION_SHARE:.0%} of this run: "
                     f"every {position.stride}. batch is evaluated during training"
                 )
         return position.stride
