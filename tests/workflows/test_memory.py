@@ -23,6 +23,7 @@ from covarium.errors import CovariumError
 from covarium.models import MODELS
 from covarium.simulation import saved_settings
 from covarium.systems import AtomGraph, AtomModel, atom_graph
+from covarium.tasks import Potential
 from covarium.workflows import memory
 from covarium.workflows.memory import fit, in_bytes
 
@@ -53,7 +54,11 @@ def test_sizes_are_read(number: float, unit: str, space: str) -> None:
     assert in_bytes(f"{number:f}{space}{unit}") == int(expected)
 
 
-@pytest.mark.parametrize("text", ["8", "GB", "8 gb", "-1GB", "0MB", "8GBs", "1e3MB", ""])
+def test_sizes_are_read_in_small_letters() -> None:
+    assert in_bytes("8gb") == in_bytes("8 GB") and in_bytes("1.5gib") == 3 * 2**29
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "-1GB", "0MB", "8GBs", "1e3MB", ""])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(CovariumError, match="is not a size of memory; write a number and one of KB, MB, GB"):
         in_bytes(text)
@@ -66,7 +71,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_what_a_pass_takes_is_foreseen(
     name: str, products: int, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, value in (("SLACK", 1.0), ("FIXED", 0), ("SMALLEST", 256), ("LARGEST", 256)):
+    for number, value in (("SLACK", 1.0), ("ATOMS", 1.0), ("FIXED", 0), ("SMALLEST", 256), ("LARGEST", 256)):
         monkeypatch.setattr(memory, number, value)
     monkeypatch.setattr(memory, "_held", lambda *_: 0)
     model = build(name)
@@ -171,11 +176,11 @@ def test_commands_that_use_a_model_stay_within_a_memory(
 def carbon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense cluster, then one of one more atom that are far apart; and a model of them."""
     folder = tmp_path_factory.mktemp("carbon")
-    rng, places = np.random.default_rng(0), np.stack(np.meshgrid(*[np.arange(10.0)] * 3), -1).reshape(-1, 3)
-    dense = Atoms("C700", 1.7 * places[:700] + rng.normal(0, 0.1, (700, 3)))
-    sparse = Atoms("C701", 9.0 * places[:701])
+    rng, places = np.random.default_rng(0), np.stack(np.meshgrid(*[np.arange(12.0)] * 3), -1).reshape(-1, 3)
+    dense = Atoms("C1400", 1.7 * places[:1400] + rng.normal(0, 0.1, (1400, 3)))
+    sparse = Atoms("C1401", 9.0 * places[:1401])
     ase.io.write(folder / "both.xyz", [dense, sparse])
-    small = [Atoms("C4", 1.5 * places[[0, 1, 10, 100]] + rng.normal(0, 0.1, (4, 3))) for _ in range(20)]
+    small = [Atoms("C4", 1.5 * places[[0, 1, 12, 144]] + rng.normal(0, 0.1, (4, 3))) for _ in range(20)]
     for atoms in small:
         atoms.calc = SinglePointCalculator(atoms, energy=rng.normal(), forces=rng.normal(0, 1, (4, 3)))
     ase.io.write(folder / "small.xyz", small)
@@ -199,6 +204,23 @@ def predicted(carbon: Path, memory: str | None) -> tuple[int, str, int]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode != 0 or len(ase.io.read(out, ":")) == 2
     return done.returncode, done.stderr, 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1])
+
+
+def test_atoms_without_neighbours_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no edges, but features; also beside what has more edges and fewer atoms."""
+    monkeypatch.setattr(memory, "_held", lambda *_: 0)
+    task = Potential(build("equiformer_v2").eval(), references={1: 0.0, 8: 0.0})
+    dense = Atoms("OH" * 30, np.random.default_rng(0).normal(0, 2.2, (60, 3)))
+    far = Atoms("OH" * 2500, 20.0 * np.arange(15000).reshape(-1, 3))
+    graph = atom_graph(far.numbers, far.positions, task.model.spec).to(dtype=torch.float32)
+    assert graph.edge_index.shape[1] == 0
+    counted = memory._peak(task.model, graph, (None, 0, 0), True, False)
+    for structures in ([far], [dense, far]):
+        text = memory.of_structures(task, structures, PLENTY)
+        assert float(re.search(r"about (\S+) of", text)[1]) * 1e9 > memory.FIXED + 1.5 * counted
+        with pytest.raises(CovariumError, match="is too little") as no:
+            memory.of_structures(task, structures, "1MB")
+        assert no.value.least > memory.FIXED + 1.5 * counted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bytes held are read as Linux counts them")

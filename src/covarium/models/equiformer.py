@@ -458,7 +458,8 @@ def _attention(
 class Equiformer(AtomModel):
     """The model: ``forward(graph) -> AtomOutput``; exactly equivariant.
 
-    Parameter names are the official ones. Differentiable twice and more.
+    Parameter names are the official ones. Differentiable twice; not a third time, where torch's own derivative of the
+    layer norm is wrong.
     """
 
     reads: frozenset[str] = frozenset()

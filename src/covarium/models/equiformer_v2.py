@@ -321,7 +321,8 @@ class Block(nn.Module):
 class EquiformerV2(AtomModel):
     """The model: ``forward(graph) -> AtomOutput``; equivariant under SE(3), in the smooth default exactly so.
 
-    Parameter names are the official ones. Differentiable twice and more.
+    Parameter names are the official ones. Differentiable twice; not a third time, where torch's own derivative of the
+    layer norm is wrong.
     """
 
     group = "SE(3)"

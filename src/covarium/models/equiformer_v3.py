@@ -390,7 +390,7 @@ class EquiformerV3(AtomModel):
     """The model: ``forward(graph) -> AtomOutput``; exactly equivariant under SE(3) with gates or products.
 
     Parameter names are the official ones but for ``so2_m_linear`` (here ``so2_m_conv``) and the grid MLPs of ablations.
-    Differentiable twice and more.
+    Differentiable twice; not a third time, where torch's own derivative of the layer norm is wrong.
     """
 
     group = "SE(3)"

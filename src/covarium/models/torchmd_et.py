@@ -29,7 +29,7 @@ from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import TiledEdges, streamed
 from covarium.ops.activation import silu
 from covarium.ops.gather import gather, scatter_sum
-from covarium.ops.messages import edge_logits, edge_messages, logits
+from covarium.ops.messages import edge_logits, edge_messages, few_edges, logits
 from covarium.ops.norm import norm
 from covarium.ops.rotation import Backend
 from covarium.ops.tiled import Tile
@@ -221,7 +221,7 @@ class Attention(AttentionWeights):
 
 
 class EquivariantMultiHeadAttention(nn.Module):
-    """One update of scalars and vectors (Sec. 3.3, Eq. 6 to 11). Differentiable twice and more.
+    """One update of scalars and vectors (Sec. 3.3, Eq. 6 to 11). Differentiable twice.
 
     The official value channels are ordered (head, kind, channel) with three kinds, to scalars, from vectors and from
     directions; here the rows of the weights are brought to (kind, head, channel), so that a kind is a slice. Kinds are
@@ -439,7 +439,7 @@ class Head(ExactConstants):
 class TorchMDET(AtomModel):
     """The model: ``forward(graph) -> AtomOutput``; equivariant under E(3). Parameter names are those of release 3.x.
 
-    Differentiable twice and more.
+    Differentiable twice; not a third time, where torch's own derivative of the layer norm is wrong.
     """
 
     group = "E(3)"
@@ -452,6 +452,7 @@ class TorchMDET(AtomModel):
         self.spec = config.spec
         self.outputs = frozenset({ANSWERS[config.output]})
         self.width = 4 * config.embedding_dimension
+        self.few = few_edges(config.embedding_dimension)
         self.representation_model = EquivariantTransformer(config)
         self.output_model = Head(config)
         for module in self.modules():

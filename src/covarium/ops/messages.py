@@ -138,7 +138,12 @@ def _by_form(backend: Backend, x: Tensor, target: End) -> bool:
     """
     if backend == "triton" or x.device.type != "cpu" or traced(x):
         return backend == "triton"
-    return len(target.index) * x.shape[1] > edge_form.NUMBERS
+    return len(target.index) > few_edges(x.shape[1])
+
+
+def few_edges(channels: int) -> int:
+    """How many edges stay in the cache, so that a processor works on them by single operations."""
+    return edge_form.NUMBERS // channels
 
 
 def _form(

@@ -107,6 +107,7 @@ class AtomModel(nn.Module):
         keep: edges whose inside is stored nevertheless, in tiles that end before them.
         remember: of others, how many results of large products are stored, counted by edges, see ``tiles_of``.
         products: there are for each edge of a layer whose results can be.
+        few: edges up to which it computes in another way, with the same answer.
         width: numbers per edge in the widest of the large tensors. Where all is stored, the CPU works on as many edges
             at a time as stay in its cache; None for all at once.
         backend: what rotates features into the frames of edges and out of them, see ``covarium.ops.rotation``, or sums
@@ -125,6 +126,7 @@ class AtomModel(nn.Module):
     keep: int = 0
     remember: int = 0
     products: int = 0
+    few: int = 0
     width: int | None = None
     backend: Backend = "torch"
     backends: frozenset[Backend] = frozenset({"torch"})

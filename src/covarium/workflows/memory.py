@@ -2,8 +2,8 @@
 everything for the derivatives, found by trying it on little.
 
 Memory is linear in atoms, edges and the edges of a tile; the slopes are measured by passes over a few atoms with as
-many neighbours as the real ones have, in which every tensor that is made is counted. Nothing of the size of the real
-structures is computed.
+many neighbours as the real ones have and with twice as many, in which every tensor that is made is counted. Nothing of
+the size of the real structures is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,12 +39,20 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB
 SMALLEST, LARGEST = 64, 8192  # edges of a tile; larger ones are no faster
 # what allocators and libraries take beside tensors: measured on the CPU, 1.3 to 1.5 times and 50 MB
 SLACK, FIXED = 1.5, 10**8
+COMPILER = 2 * 10**8  # measured, 160 to 190 MB
+# tensors of all atoms have many sizes, so that a freed place fits the next one seldom: measured, up to 2.2 in all
+ATOMS = 1.5
 EVALUATED = 2048  # edges of a tile, at most, in the evaluation at the end of a run
 PREDICTED = 20_000  # cost of a batch of small structures in evaluation and prediction
+Shape = tuple[int, int]  # atoms, edges
 
 
 class TooLittleError(CovariumError):
-    """No tile is small enough."""
+    """No tile is small enough; ``least`` bytes are needed."""
+
+    def __init__(self, memory: str, least: int, remedy: str) -> None:
+        super().__init__(f"{memory} of memory is too little; {least / 1e9:g}GB is the least that works{remedy}")
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,10 @@ def in_bytes(text: str) -> int:
     Raises:
         CovariumError: not a positive size with a unit.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]i?B)", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?b)", text.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
         raise CovariumError(f"'{text}' is not a size of memory; write a number and one of {', '.join(UNITS)}, e.g. 8GB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(float(match[1]) * UNITS[match[2].upper().replace("I", "i")])
 
 
 def fit(
@@ -87,7 +96,8 @@ def fit(
     *,
     forces: bool,
     training: bool,
-    least_cost: int = 0,
+    times: float = 1.0,
+    compiled: bool = False,
     remedy: str = "",
 ) -> Fit:
     """The largest tile, and the most products and then edges kept, with which a pass over ``graph`` stays within the
@@ -95,11 +105,12 @@ def fit(
 
     Args:
         model: on its device, in its dtype.
-        graph: the largest that is to be computed.
+        graph: what is to be computed.
         memory: of the whole process (on CUDA: of the device), e.g. ``8GB``.
         forces: as the gradient of the energy.
         training: also the gradient with respect to the weights, and the states of the optimiser.
-        least_cost: of ``AtomGraph.cost``; a smaller graph is joined with others up to it.
+        times: so many such graphs are joined.
+        compiled: the compiler and its code take their part.
         remedy: what else could be done against too little memory, for the message.
 
     Raises:
@@ -107,8 +118,9 @@ def fit(
         TooLittleError: the smallest that would do is named.
     """
     budget = in_bytes(memory)
-    edges = math.ceil(graph.edge_index.shape[1] * max(1.0, least_cost / max(graph.cost(), 1)))
-    slopes = _measured(model, graph, edges, forces, training)
+    atoms, edges = (math.ceil(times * n) for n in (graph.num_atoms, graph.edge_index.shape[1]))
+    slopes = _measured(model, graph, (atoms, edges), forces, training)
+    slopes = replace(slopes, held=slopes.held + COMPILER * compiled)
     needed = slopes.needed
     if needed(None) <= budget:
         return Fit(None, 0, 0, edges, needed(None), budget)
@@ -116,17 +128,21 @@ def fit(
     sizes = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(largest)) + 1)]
     fitting = [size for size in sizes if size < edges and needed(size) <= budget]
     if not fitting:
-        least = math.ceil(min(needed(SMALLEST), needed(None)) / 1e7) / 100
-        raise TooLittleError(f"{memory} of memory is too little; {least:g}GB is the least that works{remedy}")
+        least = needed(None) if edges <= SMALLEST else min(needed(SMALLEST), needed(None))
+        raise TooLittleError(memory, math.ceil(least / 1e7) * 10**7, remedy)
     size = fitting[-1]
     if not forces and not training:
         return Fit(size, 0, 0, edges, needed(size), budget)
     # a stored product saves more time than the same memory for all that is inside of some edges
-    room = (budget - needed(size)) / SLACK
-    remember = min(int(room / slopes.per_product), model.products * edges) if slopes.per_product else 0
-    room -= slopes.per_product * remember
-    keep = min(int(room / slopes.per_kept), edges) if slopes.per_kept else 0
+    products = model.products * edges if slopes.per_product else 0
+    remember = _most(lambda n: needed(size, 0, n) <= budget, products)
+    keep = _most(lambda n: needed(size, n, remember) <= budget, edges if slopes.per_kept else 0)
     return Fit(size, keep, remember, edges, needed(size, keep, remember), budget)
+
+
+def _most(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to the limit that fits; 0 does."""
+    return bisect_right(range(1, limit + 1), 0, key=lambda n: 0 if fits(n) else 1)
 
 
 @dataclass(frozen=True)
@@ -149,20 +165,26 @@ class _Slopes:
         return int(self.held + FIXED + SLACK * max(inside, 0))
 
 
-def _measured(model: AtomModel, graph: AtomGraph, edges: int, forces: bool, training: bool) -> _Slopes:
-    """By passes over few atoms, for a graph of so many edges."""
+def _measured(model: AtomModel, graph: AtomGraph, shape: Shape, forces: bool, training: bool) -> _Slopes:
+    """By passes over few atoms."""
     degree = max(1, math.ceil(graph.edge_index.shape[1] / max(graph.num_atoms, 1)))
-    small, large = (_made_up(model, graph, atoms, degree) for atoms in (8, 16))
-    few, many = (g.edge_index.shape[1] for g in (small, large))
+    # what computes few edges in another way is not asked about few
+    few = model.few if shape[1] > model.few else 0
+    atoms = max(8, math.ceil(1.1 * few / degree))
+    made = [_made_up(model, graph, *size) for size in ((atoms, degree), (2 * atoms, degree), (2 * atoms, 2 * degree))]
+    _, large, _ = made
+    many = large.edge_index.shape[1]
     tile, products = 2 * degree, model.products
 
     def peak(g: AtomGraph, size: int | None, keep: int = 0, remember: int = 0) -> int:
         return _peak(model, g, (size, keep, remember), forces, training)
 
-    per_large = peak(large, tile)
+    sizes = [(g.num_atoms, g.edge_index.shape[1]) for g in made]
+    in_tiles = [peak(g, tile) for g in made]
+    per_large = in_tiles[1]
     return _Slopes(
-        at_once=_line(few, peak(small, None), many, peak(large, None), edges),
-        tiled=_line(few, peak(small, tile), many, per_large, edges),
+        at_once=_plane(sizes, [peak(g, None) for g in made], shape),
+        tiled=_plane(sizes, in_tiles, shape),
         tile=tile,
         per_edge=max(peak(large, 2 * tile) - per_large, 0) / tile,
         per_kept=max(peak(large, tile, many) - per_large, 0) / many,
@@ -188,7 +210,9 @@ def of_training(plan: Plan) -> Plan:
     batch = plan.train.batch(costliest_batch(plan.train, plan.settings, announced())).system
     forces = isinstance(plan.task, Potential) and plan.task.forces == "gradient"
     remedy = ", or lower training.batch_size"
-    found = fit(model, batch, config.memory, forces=forces, training=True, remedy=remedy)
+    found = fit(
+        model, batch, config.memory, forces=forces, training=True, compiled=config.compile, remedy=remedy
+    )  # fmt: skip
     _set(model, found.tile, found.keep, found.remember)
     chosen = {"tile": found.tile or "all", "keep": found.keep, "remember": found.remember}
     config = config.model_copy(update=chosen)
@@ -228,18 +252,40 @@ def of_structures(
     """
     _refuse_other(task.model)
     dtype = next(task.model.parameters()).dtype
-    # what has the most atoms need not have the most neighbours
-    graphs = (frame_graph(task, as_frame(one), dtype) for one in structures)
-    graph, total = None, 0
-    for one in graphs:
-        total += one.cost()
-        graph = one if graph is None or one.edge_index.shape[1] > graph.edge_index.shape[1] else graph
-    assert graph is not None, "files without structures are refused by their reader"
+    densest, largest = None, None
+    for one in (frame_graph(task, as_frame(one), dtype) for one in structures):
+        densest = one if densest is None or one.edge_index.shape[1] > densest.edge_index.shape[1] else densest
+        largest = one if largest is None or one.num_atoms > largest.num_atoms else largest
+    assert densest is not None and largest is not None, "files without structures are refused by their reader"
     forces = isinstance(task, Potential) and task.forces == "gradient"
-    least_cost = min(PREDICTED, total) if together else 0
-    found = fit(task.model, graph, memory, forces=forces, training=False, least_cost=least_cost)
-    _set(task.model, found.tile, found.keep, found.remember)
-    return f"memory: {', '.join(found.line())}"
+    compiled = isinstance(task, Potential) and task.compiled is not None
+    found, refused = [], []
+    # what has the most neighbours need not have the most atoms
+    for graph in [densest] if largest is densest else [densest, largest]:
+        times = max(1.0, min(PREDICTED / max(graph.cost(), 1), len(structures))) if together else 1.0
+        try:
+            how = fit(task.model, graph, memory, forces=forces, training=False, times=times, compiled=compiled)
+            found.append(how)
+        except TooLittleError as error:
+            refused.append(error)
+    if refused:
+        raise max(refused, key=lambda error: error.least)
+    chosen = _both(*found)
+    _set(task.model, chosen.tile, chosen.keep, chosen.remember)
+    return f"memory: {', '.join(chosen.line())}"
+
+
+def _both(first: Fit, *others: Fit) -> Fit:
+    """What fits all."""
+    found = first
+    for other in others:
+        tiled = [one for one in (found, other) if one.tile is not None]
+        more = max(found, other, key=lambda one: one.needed)
+        if tiled:
+            tile, keep, remember = (min(getattr(one, name) for one in tiled) for name in ("tile", "keep", "remember"))
+            more = replace(more, tile=tile, keep=keep, remember=remember, edges=max(one.edges for one in tiled))
+        found = more
+    return found
 
 
 def of_files(task: Potential | Property, files: Sequence[Path], data: DataSection, memory: str) -> str:
@@ -254,9 +300,14 @@ def _refuse_other(model: object) -> None:
         raise CovariumError("memory and tile are settings of models of atoms; leave them out")
 
 
-def _line(x0: int, y0: int, x1: int, y1: int, x: int) -> float:
-    """At x, of the straight line through two points."""
-    return y0 + (y1 - y0) / (x1 - x0) * (x - x0)
+def _plane(sizes: Sequence[Shape], bytes_of: Sequence[int], shape: Shape) -> float:
+    """At ``shape``, of the plane through three points, of which the second has more atoms than the first, and the third
+    more edges than the second; it falls nowhere."""
+    (few, fewer), (atoms, edges), (_, more) = sizes
+    per_edge = max(bytes_of[2] - bytes_of[1], 0) / (more - edges)
+    per_atom = max((bytes_of[1] - bytes_of[0] - per_edge * (edges - fewer)) / (atoms - few), 0.0)
+    of_atoms, of_edges = per_atom * (shape[0] - atoms), per_edge * (shape[1] - edges)
+    return bytes_of[1] + (ATOMS * of_atoms if of_atoms > 0 else of_atoms) + of_edges
 
 
 def _held(model: AtomModel, training: bool) -> int:
