@@ -94,6 +94,31 @@ def test_direct_heads(name):
         agree(task, made, some(task.model.spec, [4, 3]))
 
 
+def test_dropout_is_that_of_an_uncompiled_run():
+    """Though the recorded system is larger; and the generator is where it would be."""
+    torch.manual_seed(0)
+    model, config = MODELS["equiformer_v2"]
+    drops = dict(alpha_drop=0.4, drop_path_rate=0.4, proj_drop=0.4)
+    task = potential(model(config(**{**SMALL["equiformer_v2"], **drops})))
+    system, found = some(task.model.spec, [7, 5, 1]), []
+    for task.compiled in (None, compiled()[0]):
+        rng = torch.Generator().manual_seed(3)
+        said = [task.evaluate(system, forces=True, stress=False, create_graph=True, rng=rng) for _ in range(3)]
+        found.append([*(one.forces.detach() for one in said), rng.get_state().double()])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+def test_a_second_derivative_of_weights_is_refused():
+    task = potential(Toy())
+    task.compiled, _ = compiled()
+    said = task.evaluate(some(GraphSpec(3.0), [5, 3]), forces=True, stress=False)
+    weight = task.model.net[0].weight
+    (first,) = torch.autograd.grad(said.forces.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives of recorded steps"):
+        torch.autograd.grad(first.square().sum(), weight)
+
+
 def test_weights_may_change_in_place_or_be_others():
     torch.manual_seed(0)
     task, system = potential(Toy()), some(GraphSpec(3.0), [5, 3])

@@ -13,13 +13,15 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from covarium.ops.last import last
 from covarium.tasks.asked import CompilationError
 
 SMALL = 16_384  # edges; larger systems keep a GPU busy, and are neither filled up nor recorded
 MOST = 64  # recordings; sizes that come later are computed without
 WARM = 3  # steps before a recording, as torch.cuda.make_graphed_callables does
+
+SECOND = "second derivatives of recorded steps are not made; give the compiled potential recorder=lambda device: None"
 
 T = TypeVar("T")
 
@@ -132,15 +134,21 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, recordings: Recordings, step: Step, *weights: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        ctx.recordings, ctx.step, ctx.turn = recordings, step, recordings.turn
+        ctx.recordings, ctx.step, ctx.turn, ctx.weights = recordings, step, recordings.turn, weights
         step.forward()
         found = tuple(value.clone() for value in step.outputs)
         ctx.mark_non_differentiable(*(f for f, d in zip(found, step.differentiable, strict=True) if not d))
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        with torch.no_grad():
+            found = _Replay.replayed(ctx, gradients)
+        return None, None, *last(found, [*ctx.weights, *gradients], SECOND)
+
+    @staticmethod
+    def replayed(ctx: Any, gradients: Sequence[Tensor]) -> list[Tensor | None]:  # noqa: ANN401
+        """Gradients of the weights."""
         step: Step = ctx.step
         if ctx.turn != ctx.recordings.turn:
             raise CompilationError(
@@ -154,7 +162,7 @@ class _Replay(torch.autograd.Function):
         step.backward()
         # a copy in a few launches
         copies = iter(torch._foreach_mul([g for g in step.gradients if g is not None], 1.0))
-        return (None, None, *(None if g is None else next(copies) for g in step.gradients))
+        return [None if g is None else next(copies) for g in step.gradients]
 
 
 def _recorded(
