@@ -55,6 +55,7 @@ def _model() -> type[Any]:
         module = types.ModuleType(name)
         vars(module).update(contents)
         sys.modules[name] = module
+    torch.serialization.add_safe_globals([slice])  # in the constants of an older e3nn
     from fairchem.core.models.equiformer_v2.equiformer_v2_deprecated import EquiformerV2
 
     return EquiformerV2
