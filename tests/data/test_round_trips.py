@@ -433,3 +433,17 @@ def test_a_value_that_another_one_hides_is_listed(tmp_path: Path) -> None:
     assert left_out == [
         "'tags' of the whole structure: its atoms or its labels have another value of that name, in 1 frames"
     ]
+
+
+def test_a_stress_is_none_of_three_atoms(tmp_path: Path) -> None:
+    """[frames, 3, 3] is as [frames, atoms, 3] where the largest molecule has three."""
+    stress = np.arange(18.0).reshape(2, 3, 3)
+    stress = stress + stress.transpose(0, 2, 1)
+    numbers = np.array([[8, 1, 0], [8, 1, 1]])
+    positions = np.random.default_rng(0).normal(size=(2, 3, 3))
+    cell = 9 * np.eye(3)
+    np.savez(tmp_path / "a.npz", R=positions, z=numbers, cell=cell, energy=np.zeros(2), forces=positions, stress=stress)
+    units = {"energy": "eV", "length": "angstrom"}
+    found = read([tmp_path / "a.npz"], units=units)
+    for frame, label in zip(found.frames, stress, strict=True):
+        np.testing.assert_array_equal(frame.labels["stress"], label)

@@ -12,9 +12,12 @@ import numpy as np
 from ase.data import atomic_numbers
 from ase.io.jsonio import decode
 
-from covarium.data.names import NPZ_SIZES, NPZ_STRUCTURE, REST, REST_ARRAYS, plain
+from covarium.data.names import LABELS, NPZ_SIZES, NPZ_STRUCTURE, REST, REST_ARRAYS, plain
 from covarium.data.record import GROWTH, Record, from_values
 from covarium.errors import CovariumError, nearest
+
+# 3 rows of a stress are not those of 3 atoms
+MATRICES, NONE = {*LABELS["stress"], *LABELS["virial"]}, np.zeros(0, dtype=bool)
 
 
 def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) -> Iterator[Record]:
@@ -53,7 +56,10 @@ def npz_records(path: Path, source: str, keys: Mapping[str, str], start: int) ->
     others = {name: array for name, array in arrays.items() if name not in structure}
     for index in range(start, frames):
         real = numbers[index] > 0  # zeros fill up the shorter molecules
-        values = {name: _npz_value(array, index, frames, real) for name, array in others.items()}
+        values = {
+            name: _npz_value(array, index, frames, NONE if plain(name) in MATRICES else real)
+            for name, array in others.items()
+        }
         rest, per_atom = (decode(text) if (text := values.pop(name, "")) else {} for name in (REST, REST_ARRAYS))
         yield from_values(
             numbers[index][real], positions[index][real], cells[index], pbc[index], values | rest, source, index,
