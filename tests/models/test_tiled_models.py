@@ -1,6 +1,7 @@
 """A model that works tile by tile is the model, in value, forces, and the gradient of a force loss."""
 
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -143,6 +144,23 @@ def test_a_third_derivative_is_refused(name: str) -> None:
     (second,) = torch.autograd.grad(first.square().sum(), r, create_graph=True)
     with pytest.raises(RuntimeError, match="third derivatives of edges in tiles"):
         second.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["v2", "equiformer"])
+def test_threads_do_not_see_each_other(name: str) -> None:
+    """One model used by several of them at once, which stays what it was."""
+    model = build(name)
+    model.tile, graph = 40, cluster(model)
+    expected, parameters = force_loss(model, graph), list(model.parameters())
+    found: dict[int, list[Tensor]] = {}
+    threads = [threading.Thread(target=lambda k=k: found.update({k: force_loss(model, graph)})) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    for values in (found[k] for k in range(3)):
+        assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
 
 
 @pytest.mark.parametrize("tile", [0, -3, 2.5])
