@@ -22,8 +22,6 @@ def test_refusals_name_the_command_without(run: Path, data: Path, tmp_path: Path
     assert f"`covarium train {data} --property energy --threads 1`" in told
     told = refusal(capsys, "train", data, *TINY, "--compile", "--set", "tile=64", "--out", tmp_path / "a")
     assert "tiles" in told and "--compile" not in re.search("`(.*)`", told)[1]
-    drop = ["--set", "model.alpha_drop=0.1", "--out", tmp_path / "b"]
-    assert "random numbers" in refusal(capsys, "train", data, *TINY, *drop, "--compile")
     told = refusal(capsys, "train", "--resume", run, "--set", "compile=true", "--set", "tile=64")
     assert told.rstrip().endswith("--set compile=false`")
     told = refusal(capsys, "md", run, "--resume", "--compile", "--out", tmp_path / "none")
