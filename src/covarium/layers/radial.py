@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from covarium.layers.constants import ExactConstants
+from covarium.ops.dense import dense
 from covarium.ops.gather import gather
 
 
@@ -58,6 +59,8 @@ class RadialFunction(nn.Module):
             w = first.weight[:, self.num_basis :]
             for table, index, part in zip(elements, z, w.split(self.element_channels, dim=1), strict=True):
                 x = x + gather(nn.functional.linear(table, part), index)
-        for layer in list(self.net)[1:]:
+        *inner, last = list(self.net)[1:]
+        for layer in inner:
             x = layer(x)
-        return x
+        assert isinstance(last, nn.Linear)
+        return dense(x, last.weight, last.bias)

@@ -25,14 +25,25 @@ from covarium.algebra.sphere import GridKind, s2_grid
 from covarium.errors import CovariumError
 from covarium.layers.attention_weights import SoftmaxWeights
 from covarium.layers.dropout import drop, drop_path
-from covarium.layers.irreps.activation import S2Activation, SeparableS2Activation, gate, gate_orders, in_cache
+from covarium.layers.irreps.activation import (
+    S2Activation,
+    SeparableS2Activation,
+    as_parts,
+    from_points,
+    gate,
+    gate_orders,
+    in_cache,
+    rows_first,
+    to_points,
+)
 from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
-from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import smooth_leaky_relu
+from covarium.ops.orders import orders, weigh
 from covarium.ops.remembered import WORTH
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec, refuse_elements
 
@@ -167,10 +178,9 @@ class GraphAttention(nn.Module):
         _element_tables(self, c)
         extra = self.logit_channels + gates
         self.so2_conv_1 = SO2Convolution(2 * c.sphere_channels, c.attn_hidden_channels, c.lmax, c.mmax, extra)
-        if c.radial_weights == "per_degree":
-            self.rad_func = _radial_function(c, (c.lmax + 1) * 2 * c.sphere_channels)
-        else:
-            self.so2_conv_1.rad_func = _radial_function(c, sum(self._weight_widths()))
+        self.orders = orders(c.lmax, c.mmax, per_degree=c.radial_weights == "per_degree")
+        owner = self if c.radial_weights == "per_degree" else self.so2_conv_1
+        owner.rad_func = _radial_function(c, self.orders.all_weights * 2 * c.sphere_channels)
         self.alpha_norm = nn.LayerNorm(c.attn_alpha_channels) if c.attn_renorm else nn.Identity()
         self.softmax = SoftmaxWeights()
         values = c.num_heads * c.attn_value_channels
@@ -179,25 +189,15 @@ class GraphAttention(nn.Module):
         if c.attn_activation != "gate":
             self.activation = _activation(c.attn_activation, c, m_primary(c.lmax, c.mmax), c.mmax)
 
-    def _weight_widths(self) -> list[int]:
-        """Radial weights of each |m|: one per degree and channel."""
-        return [(self.config.lmax + 1 - m) * 2 * self.config.sphere_channels for m in range(self.config.mmax + 1)]
-
     def _messages(self, x: Tensor, edges: FramedEdges, shared: Elements) -> list[Tensor]:
-        """x_j and x_i side by side in the edge frame, times the radial weights: a list over |m| of [E, s, n, 2C].
+        """x_j and x_i side by side in the edge frame, times the radial weights: a list over m of [E, n, 2C].
 
         Weights per degree commute with the rotation, so both kinds act after it.
         """
         c = self.config
-        parts = split_orders(edges.pairs(x), c.lmax, c.mmax)
-        if c.radial_weights == "per_degree":
-            of_degree = self.rad_func(edges.basis, _elements(self, shared), edges.z).unflatten(1, (c.lmax + 1, -1))
-            weights = [of_degree[:, m:] for m in range(c.mmax + 1)]
-        else:
-            radial = self.so2_conv_1.get_submodule("rad_func")
-            flat = radial(edges.basis, _elements(self, shared), edges.z)
-            weights = [w.unflatten(1, (-1, 2 * c.sphere_channels)) for w in flat.split(self._weight_widths(), dim=1)]
-        return [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
+        owner = self if c.radial_weights == "per_degree" else self.so2_conv_1
+        weights = owner.get_submodule("rad_func")(edges.basis, _elements(self, shared), edges.z)
+        return weigh(edges.pairs(x), weights, self.orders)
 
     def forward(self, x: Tensor, edges: FramedEdges, shared: Elements, keep: Tensor | None = None) -> Tensor:
         """[N, S, C] → [N, S, out]; attention weights are multiplied by ``keep`` [E, h] (dropout)."""
@@ -212,9 +212,9 @@ class GraphAttention(nn.Module):
             case "gate":
                 hidden = gate_orders(hidden, scalars.unflatten(1, (c.lmax, c.attn_hidden_channels)))
             case "separable_s2":
-                hidden = split_orders(self.activation(scalars, join_orders(hidden), edges.place(1)), c.lmax, c.mmax)
+                hidden = self.activation.parts(scalars, hidden, edges.place(1))
             case "s2":
-                hidden = split_orders(self.activation(join_orders(hidden), edges.place(1)), c.lmax, c.mmax)
+                hidden = self.activation.parts(hidden, edges.place(1))
         _, values = self.so2_conv_2(hidden, edges.place(2))
         logits = self.alpha_norm(features.unflatten(1, (c.num_heads, c.attn_alpha_channels)))
         logits = (smooth_leaky_relu(logits) * self.alpha_dot).sum(2)
@@ -272,8 +272,9 @@ class FeedForward(nn.Module):
         assert isinstance(self.activation, S2Activation)
         to_grid, from_grid = self.activation.to_grid, self.activation.from_grid
         y = self.grid_mlp[0](y)
-        parts = [from_grid @ silu(self.grid_mlp[2](silu(to_grid @ part))) for (part,) in in_cache(to_grid, y)]
-        return self.grid_mlp[4](torch.cat(parts))
+        values = (silu(self.grid_mlp[2](silu(to_points(to_grid, part)))) for part in in_cache(to_grid, rows_first([y])))
+        (y,) = as_parts(torch.cat([from_points(from_grid, v) for v in values], dim=1), [y])
+        return self.grid_mlp[4](y)
 
     def scalars(self, x: Tensor) -> Tensor:
         """The l = 0 row of the output, [N, out]; parts that cannot reach it are not computed."""

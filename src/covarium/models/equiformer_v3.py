@@ -29,7 +29,7 @@ from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
 from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
 from covarium.layers.irreps.grid_mlp import GridMLP, LinearPair
-from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders, split_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
 from covarium.layers.irreps.norm import (
     EPS,
     Float32RMSNorm,
@@ -44,6 +44,7 @@ from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
 from covarium.ops.attention import Shift, edge_softmax, smooth_leaky_relu
 from covarium.ops.gather import scatter_sum
+from covarium.ops.orders import orders, weigh
 from covarium.ops.remembered import WORTH, Place
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, Denoising, GraphSpec, refuse_elements
 
@@ -232,10 +233,9 @@ class GraphAttention(EdgeScalars):
 
     def __init__(self, config: Config, out_channels: int, activation: Activation, drop_rate: float) -> None:
         c = config
-        degrees, channels = c.lmax + 1, 2 * c.num_channels
-        widths = [(degrees - m) * channels for m in range(c.mmax + 1)]
-        super().__init__(c, degrees * channels if c.radial_weights == "per_degree" else sum(widths))
-        self._weight_widths, self.drop_rate = widths, drop_rate
+        channels, plan = 2 * c.num_channels, orders(c.lmax, c.mmax, per_degree=c.radial_weights == "per_degree")
+        super().__init__(c, plan.all_weights * channels)
+        self.orders, self.drop_rate = plan, drop_rate
         self.activation: Activation = activation
         hidden, values = c.attn_hidden_channels, c.num_heads * c.attn_value_channels
         if activation == "gate":
@@ -261,26 +261,15 @@ class GraphAttention(EdgeScalars):
                 self.rad_func.get_parameter("net.6.weight").mul_(math.sqrt(0.5))
 
     def _messages(self, x: Tensor, edges: FramedEdges) -> list[Tensor]:
-        """x_j and x_i side by side (or added) in the edge frame, times the radial weights: a list over |m| of
-        [E, s, n, 2C]. Weights per degree commute with the rotation, so both kinds act after it."""
-        c = self.config
-        parts = split_orders(edges.pairs(x), c.lmax, c.mmax)
-        radial = self.radial(edges)
-        if c.radial_weights == "per_degree":
-            of_degree = radial.unflatten(1, (c.lmax + 1, -1))
-            weights = [of_degree[:, m:] for m in range(c.mmax + 1)]
-        else:
-            flat = radial.split(self._weight_widths, dim=1)
-            weights = [w.unflatten(1, (-1, 2 * c.num_channels)) for w in flat]
-        messages = [part * w.unsqueeze(1) for part, w in zip(parts, weights, strict=True)]
-        return [part.unflatten(3, (2, -1)).sum(3) for part in messages] if c.add_merge else messages
+        """x_j and x_i side by side (or added) in the edge frame, times the radial weights: a list over m of
+        [E, n, 2C]. Weights per degree commute with the rotation, so both kinds act after it."""
+        messages = weigh(edges.pairs(x), self.radial(edges), self.orders)
+        return [part.unflatten(2, (2, -1)).sum(2) for part in messages] if self.config.add_merge else messages
 
     def _activate(self, hidden: list[Tensor], scalars: Tensor, place: Place | None) -> list[Tensor]:
-        c = self.config
         if self.activation == "gate":
-            return gate_orders(hidden, scalars.unflatten(1, (c.lmax, -1)))
-        y = self.act(join_orders(hidden), scalars if scalars.shape[1] else None, place)
-        return split_orders(y, c.lmax, c.mmax)
+            return gate_orders(hidden, scalars.unflatten(1, (self.config.lmax, -1)))
+        return self.act(hidden, scalars if scalars.shape[1] else None, place)
 
     def forward(self, x: Tensor, edges: FramedEdges, rng: torch.Generator | None) -> Tensor:
         """[N, S, C] → [N, S, out]."""
@@ -346,7 +335,7 @@ class FeedForward(nn.Module):
             assert scalars is not None
             y = gate(y, scalars.unflatten(1, (self.config.lmax, -1)))
         else:
-            y = self.act(y, scalars)
+            (y,) = self.act([y], scalars)
         return self.so3_linear_2(y)
 
 

@@ -12,15 +12,15 @@ first derivatives can be remembered as well. Letters: E edges, I and O channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import linear
 
+from covarium.ops.dense import dense
 from covarium.ops.wanted import wanted
 
 WORTH = 512  # inputs of a product; by the clock nothing is gained by its result at 192, a fifth of a step at 1280
@@ -38,7 +38,7 @@ class Results:
 
     products: int
     depth: int = 1
-    found: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    found: dict[tuple[int, int, int], tuple[Tensor, ...]] = field(default_factory=dict)
 
     def handed_on(self) -> Results:
         """To a first derivative that will be differentiated in its turn; another of the same values may follow."""
@@ -59,7 +59,11 @@ class Place:
     part: int = 0
     level: int = 0
 
-    def remember(self, make: Callable[[], Tensor]) -> Tensor:
+    def derivative(self) -> Place:
+        """Of the product with the adjoint matrix."""
+        return replace(self, level=self.level + 1)
+
+    def remember(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """What is stored here, else what is made now."""
         key, found = (self.product, self.part, self.level), self.results.found
         if key not in found:
@@ -67,63 +71,109 @@ class Place:
             if self.level >= self.results.depth:
                 return made
             found[key] = made
-        return found[key].detach()
+        return tuple(t.detach() for t in found[key])
 
 
 def product(
-    x: Float[Tensor, "E *two I"],
-    weights: Sequence[Float[Tensor, "O I"]],
+    x: Float[Tensor, "E I"],
+    weight: Float[Tensor, "O I"],
     bias: Float[Tensor, " O"] | None = None,
     place: Place | None = None,
-) -> Float[Tensor, "E *two O"]:
-    """The real product with one matrix, plus ``bias``; the complex one of [E, 2, I] with two, W_r and W_i.
-
-    Differentiable to any order.
-    """
+) -> Float[Tensor, "E O"]:
+    """The real product with one matrix, plus ``bias``. Differentiable to any order."""
     if place is None:
-        return _value(x, weights, bias)
-    y: Tensor = _Product.apply(place, x, bias, *weights)
+        return dense(x, weight, bias)
+    y: Tensor = _Product.apply(place, x, weight, bias)
     return y
-
-
-def _value(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    if len(weights) == 1:
-        return linear(x, weights[0], bias)
-    (plus, minus), (real, imaginary) = x.unbind(1), weights
-    both = linear(plus + minus, real)
-    y_plus = both - linear(minus, real + imaginary)
-    y_minus = both + linear(plus, imaginary - real)
-    return torch.stack([y_plus, y_minus], dim=1)
-
-
-def _adjoint(weights: Sequence[Tensor]) -> list[Tensor]:
-    return [weights[0].T, *[-w.T for w in weights[1:]]]
-
-
-def _of_weights(g: Tensor, x: Tensor, count: int) -> list[Tensor]:
-    """Gradients of ⟨g, value⟩ with respect to the matrices."""
-    if count == 1:
-        return [g.T @ x]
-    (g_plus, g_minus), (plus, minus) = g.unbind(1), x.unbind(1)
-    both = (g_plus + g_minus).T @ (plus + minus)
-    plus_minus, minus_plus = g_plus.T @ minus, g_minus.T @ plus
-    return [both - plus_minus - minus_plus, minus_plus - plus_minus]
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, place: Place, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, place: Place, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
         ctx.place, ctx.biased = place, bias is not None
-        ctx.save_for_backward(x, *weights)
-        return place.remember(lambda: _value(x, weights, bias))
+        ctx.save_for_backward(x, weight)
+        (y,) = place.remember(lambda: (dense(x, weight, bias),))
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, *weights = ctx.saved_tensors
-        needs_x, *needs = wanted(ctx)
-        needs_bias = ctx.biased and needs.pop(0)
-        of_x = None
-        if needs_x:
-            of_x = _Product.apply(replace(ctx.place, level=ctx.place.level + 1), g, None, *_adjoint(weights))
-        of_weights = _of_weights(g, x, len(weights)) if any(needs) else [None] * len(weights)
-        return None, of_x, g.sum(0) if needs_bias else None, *of_weights
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, *needs_bias = wanted(ctx)
+        return (
+            None,
+            product(g, weight.T, place=ctx.place.derivative()) if needs_x else None,
+            g.T @ x if needs_weight else None,
+            g.sum(0) if any(needs_bias) else None,
+        )
+
+
+def complex_product(
+    plus: Float[Tensor, "E I"],
+    minus: Float[Tensor, "E I"],
+    weight: Float[Tensor, "two_O I"],
+    place: Place | None = None,
+) -> tuple[Float[Tensor, "E O"], Float[Tensor, "E O"]]:
+    """The complex product of x₊ + i x₋ with W_r + i W_i, which lie one below the other. Differentiable to any order."""
+    y: tuple[Tensor, Tensor] = _Complex.apply(place, False, plus, minus, weight)
+    return y
+
+
+class _Complex(torch.autograd.Function):
+    """W x, or with the adjoint matrix; the derivatives of this and of ``_ComplexWeight`` are the other and itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        place: Place | None,
+        adjoint: bool,
+        plus: Tensor,
+        minus: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.place, ctx.adjoint = place, adjoint
+        ctx.save_for_backward(plus, minus, weight)
+
+        def made() -> tuple[Tensor, ...]:
+            sign, (real, imaginary) = 1, weight.chunk(2)
+            if adjoint:
+                sign, real, imaginary = -1, real.T, imaginary.T
+            first, second = dense(plus, real), dense(minus, imaginary)
+            both = dense(plus + minus, torch.add(real, imaginary, alpha=sign))
+            return torch.sub(first, second, alpha=sign), both.sub_(first).sub_(second, alpha=sign)
+
+        return made() if place is None else place.remember(made)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        plus, minus, weight = ctx.saved_tensors
+        needs_plus, needs_minus, needs_weight = wanted(ctx)
+        place = None if ctx.place is None else ctx.place.derivative()
+        of_x = [None, None]
+        if needs_plus or needs_minus:
+            of_x = _Complex.apply(place, not ctx.adjoint, *g, weight)
+        of_weight = None
+        if needs_weight:
+            # ⟨g, W* x⟩ = ⟨W g, x⟩
+            pairs = (*g, plus, minus) if ctx.adjoint else (plus, minus, *g)
+            of_weight = _ComplexWeight.apply(*pairs)
+        return None, None, *of_x, of_weight
+
+
+class _ComplexWeight(torch.autograd.Function):
+    """The gradient of ⟨g, W x⟩ with respect to W."""
+
+    @staticmethod
+    def forward(ctx: Any, plus: Tensor, minus: Tensor, g_plus: Tensor, g_minus: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(plus, minus, g_plus, g_minus)
+        both = g_minus.T @ (plus + minus)
+        real = torch.addmm(both, (g_plus - g_minus).T, plus)
+        imaginary = torch.addmm(both, (g_plus + g_minus).T, minus, alpha=-1)
+        return torch.cat([real, imaginary])
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        plus, minus, *g = ctx.saved_tensors
+        needs = wanted(ctx)
+        of_x = _Complex.apply(None, True, *g, h) if any(needs[:2]) else [None, None]
+        of_g = _Complex.apply(None, False, plus, minus, h) if any(needs[2:]) else [None, None]
+        return *of_x, *of_g

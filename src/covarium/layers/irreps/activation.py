@@ -14,10 +14,12 @@ from torch.nn.functional import silu
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
 from covarium.ops.activation import silu_gradient
+from covarium.ops.dense import dense
 from covarium.ops.remembered import Place
 from covarium.ops.traced import traced
 
 IN_CACHE = 2**18  # values at the points at a time
+FEW = 2**20  # multiplications from which oneDNN is faster at a product with so many columns
 
 
 def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tensor, "N S H"]:
@@ -28,12 +30,12 @@ def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tens
     return torch.cat([silu(parts[0]), *[part * f for part, f in zip(parts[1:], factors, strict=True)]], dim=1)
 
 
-def gate_orders(x: Sequence[Float[Tensor, "E s n H"]], gates: Float[Tensor, "E L H"]) -> list[Float[Tensor, "E s n H"]]:
-    """The same for features in the edge frame, a list over |m|."""
+def gate_orders(x: Sequence[Float[Tensor, "E n H"]], gates: Float[Tensor, "E L H"]) -> list[Float[Tensor, "E n H"]]:
+    """The same for features in the edge frame, a list over m = 0, +1, −1, …."""
     gates = torch.sigmoid(gates)
-    scalars, rest = x[0].split([1, x[0].shape[2] - 1], dim=2)
-    zero = torch.cat([silu(scalars), rest * gates.unsqueeze(1)], dim=2)
-    return [zero, *[part * gates[:, m:].unsqueeze(1) for m, part in enumerate(x[1:])]]
+    scalars, rest = x[0].split([1, x[0].shape[1] - 1], dim=1)
+    zero = torch.cat([silu(scalars), rest * gates], dim=1)
+    return [zero, *[part * gates[:, -part.shape[1] :] for part in x[1:]]]
 
 
 class S2Activation(ExactConstants):
@@ -48,7 +50,11 @@ class S2Activation(ExactConstants):
         self.constant("to_grid", grid.to_grid[:, columns])
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
-    def forward(self, x: Float[Tensor, "N R H"], place: Place | None = None) -> Float[Tensor, "N R H"]:
+    def forward(self, x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
+        return self.parts([x])[0]
+
+    def parts(self, x: Sequence[Float[Tensor, "N r H"]], place: Place | None = None) -> list[Float[Tensor, "N r H"]]:
+        """Of rows that come as a list of parts."""
         return at_points(silu, x, self.to_grid, self.from_grid, place)
 
 
@@ -59,10 +65,15 @@ class SeparableS2Activation(nn.Module):
         super().__init__()
         self.s2 = s2
 
-    def forward(
-        self, scalars: Float[Tensor, "N H"], x: Float[Tensor, "N R H"], place: Place | None = None
-    ) -> Float[Tensor, "N R H"]:
-        return torch.cat([silu(scalars).unsqueeze(1), self.s2(x, place)[:, 1:]], dim=1)
+    def forward(self, scalars: Float[Tensor, "N H"], x: Float[Tensor, "N R H"]) -> Float[Tensor, "N R H"]:
+        return self.parts(scalars, [x])[0]
+
+    def parts(
+        self, scalars: Float[Tensor, "N H"], x: Sequence[Float[Tensor, "N r H"]], place: Place | None = None
+    ) -> list[Float[Tensor, "N r H"]]:
+        """Of rows that come as a list of parts."""
+        first, *rest = self.s2.parts(x, place)
+        return [torch.cat([silu(scalars).unsqueeze(1), first[:, 1:]], dim=1), *rest]
 
 
 GridKernel = Literal[
@@ -99,20 +110,26 @@ GRADIENTS = {silu: silu_gradient, product: product_gradient, swiglu: swiglu_grad
 
 def at_points(
     function: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "N R F"],
+    x: Sequence[Float[Tensor, "N r F"]],
     to_grid: Float[Tensor, "P R"],
     from_grid: Float[Tensor, "R P"],
     place: Place | None = None,
-) -> Float[Tensor, "N R H"]:
+) -> list[Float[Tensor, "N r H"]]:
     """``from_grid @ function(to_grid @ x)`` for a function of ``GRADIENTS``; differentiable to any order.
 
-    For the first derivative x is kept, not its many more values at the points. ``place``: where the result is
-    remembered.
+    For the first derivative x is kept, not its many more values at the points.
+
+    Args:
+        function: of the values at the points.
+        x: the R rows, in parts; so they come out.
+        to_grid, from_grid: constants.
+        place: where the result is remembered.
     """
-    device = x.device.type
+    device = x[0].device.type
     if torch.is_autocast_enabled(device):  # which does not reach the derivatives: all of it in one dtype
-        x, to_grid, from_grid = (t.to(torch.get_autocast_dtype(device)) for t in (x, to_grid, from_grid))
-    return _AtPoints.apply(function, place, x, to_grid, from_grid)
+        dtype = torch.get_autocast_dtype(device)
+        x, to_grid, from_grid = [t.to(dtype) for t in x], to_grid.to(dtype), from_grid.to(dtype)
+    return list(_AtPoints.apply(function, place, to_grid, from_grid, *x))
 
 
 class _AtPoints(torch.autograd.Function):
@@ -121,35 +138,57 @@ class _AtPoints(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         function: Callable[[Tensor], Tensor],
         place: Place | None,
-        x: Tensor,
         to_grid: Tensor,
         from_grid: Tensor,
-    ) -> Tensor:
+        *x: Tensor,
+    ) -> tuple[Tensor, ...]:
         ctx.function = function
-        ctx.save_for_backward(x, to_grid, from_grid)
+        ctx.save_for_backward(to_grid, from_grid, *x)
 
-        def made() -> Tensor:
-            return torch.cat([from_grid @ function(to_grid @ part) for (part,) in in_cache(to_grid, x)])
+        def made() -> tuple[Tensor, ...]:
+            found = [from_points(from_grid, function(to_points(to_grid, q))) for q in in_cache(to_grid, rows_first(x))]
+            return as_parts(torch.cat(found, dim=1), x)
 
         return made() if place is None else place.remember(made)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, None, Tensor, None, None]:  # noqa: ANN401
-        x, to_grid, from_grid = ctx.saved_tensors
-        gradient, parts = GRADIENTS[ctx.function], in_cache(to_grid, x, g)
-        of_x = torch.cat([to_grid.T @ gradient(from_grid.T @ p, to_grid @ q) for q, p in parts])
-        return None, None, of_x, None, None
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        to_grid, from_grid, *x = ctx.saved_tensors
+        gradient, pieces = GRADIENTS[ctx.function], in_cache(to_grid, rows_first(x), rows_first(g))
+        back = to_grid.T.contiguous()
+        found = [from_points(back, gradient(to_points(from_grid.T, p), to_points(to_grid, q))) for q, p in pieces]
+        return None, None, None, None, *as_parts(torch.cat(found, dim=1), x)
 
 
-def in_cache(
-    to_grid: Float[Tensor, "P R"], x: Float[Tensor, "N R F"], *beside: Float[Tensor, "N R H"]
-) -> Sequence[tuple[Tensor, ...]]:
-    """x and the others in pieces of which x has values at all points that stay in the cache; all at once on other
-    devices, and in a graph that is recorded for any number of rows."""
-    if x.device.type != "cpu" or traced(x):
-        return [(x, *beside)]
-    rows = max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2]))
-    return list(zip(*(t.split(rows) for t in (x, *beside)), strict=True))
+def rows_first(x: Sequence[Float[Tensor, "N r F"]]) -> Float[Tensor, "R N F"]:
+    """Rows in parts, as the grid takes them: one product for all N then."""
+    return torch.cat([part.transpose(0, 1) for part in x])
+
+
+def as_parts(x: Float[Tensor, "R N F"], like: Sequence[Float[Tensor, "N r _"]]) -> tuple[Float[Tensor, "N r F"], ...]:
+    """The inverse of ``rows_first``."""
+    return tuple(part.transpose(0, 1) for part in x.split([part.shape[1] for part in like]))
+
+
+def to_points(to_grid: Float[Tensor, "P R"], x: Float[Tensor, "R n F"]) -> Float[Tensor, "P n F"]:
+    """Values at the points."""
+    return (to_grid @ x.flatten(1)).unflatten(1, x.shape[1:])
+
+
+def from_points(from_grid: Float[Tensor, "R P"], values: Float[Tensor, "P n H"]) -> Float[Tensor, "R n H"]:
+    """Coefficients of values at the points."""
+    return dense(from_grid, values.flatten(1).T, least=FEW).unflatten(1, values.shape[1:])
+
+
+def in_cache(to_grid: Float[Tensor, "P R"], *x: Float[Tensor, "R N F"]) -> Sequence[Any]:
+    """Pieces [R, n, F] whose values at all points stay in the cache; for several tensors, as large as the first wants
+    them, together. All at once on other devices, and in a graph that is recorded for any number N."""
+    if x[0].device.type != "cpu" or traced(x[0]):
+        pieces: Sequence[Any] = [x]
+    else:
+        count = max(1, IN_CACHE // (to_grid.shape[0] * x[0].shape[2]))
+        pieces = list(zip(*(t.split(count, dim=1) for t in x), strict=True))
+    return pieces if len(x) > 1 else [piece for (piece,) in pieces]
 
 
 # What happens at the points, and to the scalars beside them; the names of the published code.
@@ -198,13 +237,14 @@ class GridActivation(ExactConstants):
         self.constant("from_grid", grid.from_grid[:, columns].T)
 
     def forward(
-        self, x: Float[Tensor, "N R F"], scalars: Float[Tensor, "N K"] | None, place: Place | None = None
-    ) -> Float[Tensor, "N R H"]:
-        """``scalars`` as wide as ``kernel_widths`` says; None for the kernels without."""
+        self, x: Sequence[Float[Tensor, "N r F"]], scalars: Float[Tensor, "N K"] | None, place: Place | None = None
+    ) -> list[Float[Tensor, "N r H"]]:
+        """Rows in parts; ``scalars`` as wide as ``kernel_widths`` says, None for the kernels without."""
         y = at_points(POINTS[self.kernel], x, self.to_grid, self.from_grid, place)
         if scalars is None:
             return y
         if self.kernel == "sep-merge_gates2_swiglu":
-            scalars, gates = scalars.split([2 * y.shape[2], y.shape[2]], dim=1)
-            y = y * torch.sigmoid(gates).unsqueeze(1)
-        return join_scalars(self.kernel, y, SCALARS[self.kernel](scalars))
+            scalars, gates = scalars.split([2 * y[0].shape[2], y[0].shape[2]], dim=1)
+            gates = torch.sigmoid(gates).unsqueeze(1)
+            y = [part * gates for part in y]
+        return [join_scalars(self.kernel, y[0], SCALARS[self.kernel](scalars)), *y[1:]]

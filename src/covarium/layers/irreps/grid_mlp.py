@@ -77,7 +77,7 @@ class GridMLP(GridActivation):
 
     def _on_sphere(self, u: Float[Tensor, "N S F"], scalars: Float[Tensor, "N C"]) -> Float[Tensor, "N S H"]:
         if self.grid_linear_mid is None:
-            y = at_points(POINTS[self.kernel], u, self.to_grid, self.from_grid)
+            (y,) = at_points(POINTS[self.kernel], [u], self.to_grid, self.from_grid)
         else:
             y = self.from_grid @ silu(self.grid_linear_mid(POINTS[self.kernel](self.to_grid @ u)))
         # the gate of a channel is the same at all points, so it may act after the way back

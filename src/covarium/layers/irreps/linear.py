@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from covarium.ops.remembered import Place, product
+from covarium.ops.orders import orders
+from covarium.ops.remembered import Place, complex_product, product
 
 
 def so3_linear(
@@ -52,15 +53,17 @@ class SO2MLinear(nn.Module):
         with torch.no_grad():
             self.fc.weight.mul_(1 / math.sqrt(2))
 
-    def forward(self, x: Float[Tensor, "E 2 I"], place: Place | None = None) -> Float[Tensor, "E 2 O"]:
-        return product(x, self.fc.weight.chunk(2, dim=0), place=place)
+    def forward(
+        self, plus: Float[Tensor, "E I"], minus: Float[Tensor, "E I"], place: Place | None = None
+    ) -> tuple[Float[Tensor, "E O"], Float[Tensor, "E O"]]:
+        return complex_product(plus, minus, self.fc.weight, place)
 
 
 class SO2Convolution(nn.Module):
     """Linear map of features in the edge frame, mixing degrees and channels for each |m|.
 
-    Features are a list over |m| = 0..M of [E, s, n, C]: s = 1 for m = 0, else 2 (+m, −m); n = L + 1 − |m| degrees.
-    That is the m-primary order, cut where the map cuts it. ``extra`` more scalars come out of m = 0, first.
+    Features are a list over m = 0, +1, −1, …, ±M of [E, n, C] with n = L + 1 − |m| degrees. That is the m-primary
+    order, cut where the map cuts it. ``extra`` more scalars come out of m = 0, first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, lmax: int, mmax: int, extra: int = 0) -> None:
@@ -72,23 +75,23 @@ class SO2Convolution(nn.Module):
         self.so2_m_conv = nn.ModuleList(SO2MLinear(n * in_channels, n * out_channels) for n in degrees)
 
     def forward(
-        self, x: Sequence[Float[Tensor, "E s n I"]], place: Place | None = None
-    ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E s n O"]]]:
+        self, x: Sequence[Float[Tensor, "E n I"]], place: Place | None = None
+    ) -> tuple[Float[Tensor, "E X"], list[Float[Tensor, "E n O"]]]:
         """The extra scalars, and the features; ``place``: where results are remembered."""
-        places = [None if place is None else replace(place, part=m) for m in range(len(x))]
-        scalars = product(x[0].flatten(1), [self.fc_m0.weight], self.fc_m0.bias, places[0])
-        extra, zero = scalars.split(self.sizes, dim=1)
-        orders = zip(self.so2_m_conv, x[1:], places[1:], strict=True)
-        flat = [zero.unsqueeze(1), *[conv(part.flatten(2), where) for conv, part, where in orders]]
-        return extra, [y.unflatten(2, (-1, self.out_channels)) for y in flat]
+        zero, *rest = [part.flatten(1) for part in x]
+        scalars = product(zero, self.fc_m0.weight, self.fc_m0.bias, place)
+        extra, y = scalars.split(self.sizes, dim=1)
+        flat = [y]
+        for m, conv in enumerate(self.so2_m_conv):
+            flat += conv(*rest[2 * m : 2 * m + 2], None if place is None else replace(place, part=m + 1))
+        return extra, [y.unflatten(1, (-1, self.out_channels)) for y in flat]
 
 
-def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E s n C"]]:
-    """m-primary features as the list over |m|."""
-    parts = x.split([(min(m, 1) + 1) * (lmax + 1 - m) for m in range(mmax + 1)], dim=1)
-    return [part.unflatten(1, (min(m, 1) + 1, -1)) for m, part in enumerate(parts)]
+def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E n C"]]:
+    """m-primary features as the list over m."""
+    return list(x.split([b - a for a, b in orders(lmax, mmax, per_degree=True).rows], dim=1))
 
 
-def join_orders(x: Sequence[Float[Tensor, "E s n C"]]) -> Float[Tensor, "E R C"]:
+def join_orders(x: Sequence[Float[Tensor, "E n C"]]) -> Float[Tensor, "E R C"]:
     """The inverse of ``split_orders``."""
-    return torch.cat([part.flatten(1, 2) for part in x], dim=1)
+    return torch.cat(list(x), dim=1)
