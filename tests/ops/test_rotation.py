@@ -33,6 +33,24 @@ CASES = {
 }
 
 
+# how edges are worked on: FEW, ENOUGH, APART
+NEVER = 2**62
+WAYS = {
+    "one edge at a time": (1, NEVER, NEVER),
+    "some edges at a time": (100, NEVER, NEVER),
+    "all edges at once": (rotation.FEW, NEVER, NEVER),
+    "atom by atom, pairs at once": (100, 0, NEVER),
+    "atom by atom": (100, 0, 0),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    for name, value in zip(("FEW", "ENOUGH", "APART"), WAYS[request.param], strict=True):
+        monkeypatch.setattr(rotation, name, value)
+    return request.param
+
+
 def wigner(layout: Layout, edges: int, rng: torch.Generator) -> torch.Tensor:
     matrices = wigner_d(random_rotations(edges, rng), max(layout.degrees))
     return torch.cat([matrices[l].flatten(1) for l in layout.degrees], dim=1)
@@ -75,11 +93,8 @@ def derivatives(layout, beside, backend, tensors, ends, order=2):
     return [out, *(g for gradients in found for g in gradients)]
 
 
-@pytest.mark.parametrize("few", [1, 100, rotation.FEW])
 @pytest.mark.parametrize("name", CASES)
-def test_derivatives_of_any_order_are_those_of_the_formula(name, few, monkeypatch):
-    """However many edges are worked on at a time."""
-    monkeypatch.setattr(rotation, "FEW", few)
+def test_derivatives_of_any_order_are_those_of_the_formula(name, way):
     layout, beside = CASES[name]
     tensors, ends = given(layout, edges=7)
     expected, found = (derivatives(layout, beside, backend, tensors, ends, 3) for backend in ("formula", "torch"))
@@ -88,14 +103,84 @@ def test_derivatives_of_any_order_are_those_of_the_formula(name, few, monkeypatc
         assert float((e - f).detach().abs().max()) <= 1e-13 * float(e.detach().abs().max()) > 0
 
 
+@pytest.mark.parametrize("counts", [[0, 2, 2, 0, 0, 3, 1, 0], [2, 2, 2], [0, 0]])
+@pytest.mark.parametrize("beside", [True, False])
+def test_each_map_is_a_sum_over_edges(counts, beside, way):
+    """Whatever numbers of edges the atoms have; rows of y need not lie one after another."""
+    rng = torch.Generator().manual_seed(1)
+    edges, atoms = sum(counts), len(counts)
+    source = torch.randint(atoms, (edges,), generator=rng)
+    target = torch.arange(atoms).repeat_interleave(torch.tensor(counts))
+    both = [End(source.to(DEVICE), atoms, ascending=False), End(target.to(DEVICE), atoms, ascending=True)]
+    d = torch.randn(edges, 4, 5, generator=rng, dtype=torch.float64).to(DEVICE)
+    for ends in (both, both[::-1], both[:1], both[1:], both[1:] * 2):
+        wide = beside and len(ends) == 2
+        xs = [torch.randn(atoms, 5, 3, generator=rng, dtype=torch.float64).to(DEVICE) for _ in ends]
+        y = torch.randn(2 * (6 if wide else 3), edges, 4, generator=rng, dtype=torch.float64).to(DEVICE).movedim(0, 2)
+        y = y[:, :, ::2]
+        found = rotation._In.apply(tuple(ends), beside, d, *xs)
+        matrices = rotation._Matrices.apply(tuple(ends), beside, d.dtype, y, *xs)
+        sums = rotation._Out.apply(tuple(ends), beside, d, y)
+        expected = [torch.zeros_like(x) for x in xs]
+        for e in range(edges):
+            read = [x[end.index[e]] for x, end in zip(xs, ends, strict=True)]
+            joined = torch.cat(read, dim=1) if wide else sum(read)
+            assert torch.allclose(found[e], d[e] @ joined, rtol=0, atol=1e-13)
+            assert torch.allclose(matrices[e], y[e] @ joined.T, rtol=0, atol=1e-13)
+            for k, end in enumerate(ends):
+                expected[k][end.index[e]] += d[e].T @ (y[e, :, 3 * k : 3 * k + 3] if wide else y[e])
+        assert found.shape == y.shape
+        assert matrices.shape == d.shape
+        for x, e in zip(sums, expected, strict=True):
+            assert torch.allclose(x, e, rtol=0, atol=1e-13)
+
+
+def test_runs_are_of_atoms_with_equally_many_edges():
+    def runs(index, atoms):
+        return End(torch.tensor(index, dtype=torch.int64), atoms, ascending=True).runs
+
+    assert runs([1, 1, 2, 2, 4], 6) == rotation.Runs([1, 2, 1, 1, 1], [0, 4, 0, 1, 0])
+    assert runs([], 2) == rotation.Runs([2], [0])
+    with pytest.raises(CovariumError, match="sorted by target atom; edge 1 goes to atom 3, the next one to atom 2"):
+        runs([0, 3, 2], 4)
+
+
+class Called(TorchDispatchMode):
+    """Names of operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on the CPU alone")
+def test_atom_by_atom_where_there_is_enough_to_do_in_a_call():
+    def called(counts, dtype):
+        target = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        y, d = torch.ones(len(target), 9, 64, dtype=dtype), torch.ones(len(target), 9, 9)
+        with Called() as found:
+            rotation._Out.apply((End(target, len(counts), ascending=True),), False, d, y)
+        return "index_add_" not in found.names
+
+    enough = rotation.ENOUGH // (9 * 9 * 64) + 1
+    assert called([enough], torch.float32)
+    assert called([2] * enough, torch.float32)
+    assert not called([enough], torch.bfloat16)
+    assert not called([enough // 2, 1] * 5, torch.float32)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_finite_differences(name):
+def test_finite_differences(name, way):
     layout, beside = CASES[name]
     (d, *xs), ends = given(layout, edges=2, atoms=2, channels=1)
 
     def function(d, a, b):
         y = rotate_in([a, b], d, ends, layout, beside=beside)
-        return rotate_out(y.square(), d, ends[0], layout)
+        return sum(rotate_out(y.square(), d, end, layout) for end in ends)
 
     inputs = [t.requires_grad_() for t in (d, *xs)]
     assert torch.autograd.gradcheck(function, inputs)
@@ -141,7 +226,7 @@ def test_nothing_is_kept_for_derivatives_that_cannot_be_asked_for():
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_torch_rounds_lower_precision_of_features_once(beside):
+def test_torch_rounds_lower_precision_of_features_once(beside, way):
     """D is of a wider type, which products and sums then have, also in derivatives."""
     (d, a, b), ends = given(FULL, edges=20)
     low = [x.bfloat16() for x in (a, b)]
