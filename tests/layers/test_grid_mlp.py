@@ -80,7 +80,9 @@ def test_the_exact_grid_has_no_point_too_many(missing: tuple[int, int]) -> None:
     assert EXACT.to_grid.shape[0] == latitudes * longitudes == 50
     coarse = s2_grid(LMAX, LMAX, "gauss_legendre", latitudes - missing[0], longitudes - missing[1])
     x = features(channels=2)
-    values = [GridActivation("sep_s2_square", grid, l_primary(LMAX)).double()(x, x[:, 0]) for grid in (EXACT, coarse)]
+    values = [
+        GridActivation("sep_s2_square", grid, l_primary(LMAX)).double()([x], x[:, 0])[0] for grid in (EXACT, coarse)
+    ]
     assert (values[0] - values[1]).abs().max() > 0.01 * values[0].abs().max()
 
 
@@ -103,7 +105,7 @@ def test_scalars_join_at_degree_zero(kernel: str) -> None:
     if kernel == "sep-merge_gates2_swiglu":
         own, gates = scalars[:, :8], scalars[:, 8:]
         alone = alone * torch.sigmoid(gates)[:, None]
-    y = act(x, scalars)
+    (y,) = act([x], scalars)
     assert (y[:, 1:] - alone[:, 1:]).abs().max() < 1e-15
     expected = SCALARS[kernel](own) + ("-merge" in kernel) * alone[:, 0]
     assert (y[:, 0] - expected).abs().max() < 1e-15

@@ -37,7 +37,7 @@ from covarium.layers.irreps.activation import (
     to_points,
 )
 from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
-from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_heads
 from covarium.layers.irreps.norm import NORMS, NormType
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
@@ -201,21 +201,40 @@ class GraphAttention(nn.Module):
 
     def forward(self, x: Tensor, edges: FramedEdges, shared: Elements, keep: Tensor | None = None) -> Tensor:
         """[N, S, C] → [N, S, out]; attention weights are multiplied by ``keep`` [E, h] (dropout)."""
-        return streamed(self._attend, edges, whole=shared, atoms=[x], beside=[] if keep is None else [keep])
+        return streamed(self._sums, edges, whole=shared, atoms=[x], beside=[] if keep is None else [keep])
 
-    def _attend(self, edges: FramedEdges, shared: Elements, atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
+    def vectors(self, x: Tensor, edges: FramedEdges, shared: Elements) -> Tensor:
+        """[N, S, C] → [N, 3, out], of the output the degree 1 alone, in the order x, y, z."""
+        return streamed(self._vector_sums, edges, whole=shared, atoms=[x])
+
+    def _sums(self, edges: FramedEdges, shared: Elements, atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
+        hidden, alpha = self._attend(edges, shared, atoms[0], keep)
+        _, values = self.so2_conv_2(hidden, edges.place(2))
+        return self.proj(edges.sums(join_heads(values, alpha)))
+
+    def _vector_sums(
+        self, edges: FramedEdges, shared: Elements, atoms: Sequence[Tensor], keep: Sequence[Tensor]
+    ) -> Tensor:
+        hidden, alpha = self._attend(edges, shared, atoms[0], keep)
+        values = self.so2_conv_2.vectors(hidden, edges.place(2))
+        return self.proj.vectors(edges.vector_sums(join_heads(values, alpha)))
+
+    def _attend(
+        self, edges: FramedEdges, shared: Elements, x: Tensor, keep: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Features before the second convolution, and attention weights [E, h]."""
         c = self.config
-        (x,) = atoms
         extra, hidden = self.so2_conv_1(self._messages(x, edges, shared), edges.place(0))
         features, scalars = extra.split([self.logit_channels, extra.shape[1] - self.logit_channels], dim=1)
         match c.attn_activation:
             case "gate":
                 hidden = gate_orders(hidden, scalars.unflatten(1, (c.lmax, c.attn_hidden_channels)))
             case "separable_s2":
+                assert isinstance(self.activation, SeparableS2Activation)
                 hidden = self.activation.parts(scalars, hidden, edges.place(1))
             case "s2":
+                assert isinstance(self.activation, S2Activation)
                 hidden = self.activation.parts(hidden, edges.place(1))
-        _, values = self.so2_conv_2(hidden, edges.place(2))
         logits = self.alpha_norm(features.unflatten(1, (c.num_heads, c.attn_alpha_channels)))
         logits = (smooth_leaky_relu(logits) * self.alpha_dot).sum(2)
         alpha = self.softmax(logits, edges.row, edges.rows, edges.envelope)
@@ -223,8 +242,7 @@ class GraphAttention(nn.Module):
             alpha = alpha * edges.envelope.unsqueeze(1)
         for mask in keep:
             alpha = alpha * mask
-        messages = join_orders(values).unflatten(2, (c.num_heads, c.attn_value_channels)) * alpha[:, None, :, None]
-        return self.proj(edges.sums(messages.flatten(2)))
+        return hidden, alpha
 
 
 class FeedForward(nn.Module):
@@ -409,8 +427,7 @@ class EquiformerV2(AtomModel):
             x = block(x, edges, shared, graph, rng)
         x = self.norm(x)
         energy = unrounded_call(self.energy_block.scalars, x).squeeze(1) / c.avg_num_nodes
-        # degree 1 in the order (x, y, z) is the force
-        forces = self.force_block(x, edges, shared)[:, 1:4, 0] if c.force_head else None
+        forces = self.force_block.vectors(x, edges, shared).squeeze(2) if c.force_head else None
         return AtomOutput(energy, forces)
 
 

@@ -29,7 +29,7 @@ from covarium.layers.dropout import drop, drop_path
 from covarium.layers.irreps.activation import SCALARS, GridActivation, GridKernel, gate, gate_orders, kernel_widths
 from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
 from covarium.layers.irreps.grid_mlp import GridMLP, LinearPair
-from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_orders
+from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_heads
 from covarium.layers.irreps.norm import (
     EPS,
     Float32RMSNorm,
@@ -277,24 +277,37 @@ class GraphAttention(EdgeScalars):
         if self.training and self.drop_rate:
             ones = x.new_ones(edges.i.shape[0], self.config.num_heads)
             masks.append(drop(ones, self.drop_rate, tuple(ones.shape), rng))
-        return streamed(self._attend, edges, atoms=[x], beside=masks)
+        return streamed(self._sums, edges, atoms=[x], beside=masks)
 
-    def _attend(
+    def vectors(self, x: Tensor, edges: FramedEdges) -> Tensor:
+        """[N, S, C] → [N, 3, out], of the output the degree 1 alone, in the order x, y, z; for heads, no dropout."""
+        return streamed(self._vector_sums, edges, atoms=[x])
+
+    def _sums(self, edges: FramedEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
+        hidden, alpha = self._attend(edges, atoms[0], keep)
+        values = self.so2_linear_2(hidden, edges.place(2))[1]
+        return self.proj(edges.sums(join_heads(values, alpha)))
+
+    def _vector_sums(
         self, edges: FramedEdges, _: Sequence[Tensor], atoms: Sequence[Tensor], keep: Sequence[Tensor]
     ) -> Tensor:
+        hidden, alpha = self._attend(edges, atoms[0], keep)
+        values = self.so2_linear_2.vectors(hidden, edges.place(2))
+        return self.proj.vectors(edges.vector_sums(join_heads(values, alpha)))
+
+    def _attend(self, edges: FramedEdges, x: Tensor, keep: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Features before the second convolution, and attention weights [E, h]."""
         c = self.config
-        (x,) = atoms
         extra, hidden = self.so2_linear_1(self._messages(x, edges), edges.place(0))
         features, scalars = extra.split(self._extra, dim=1)
-        _, values = self.so2_linear_2(self._activate(hidden, scalars, edges.place(1)), edges.place(2))
+        hidden = self._activate(hidden, scalars, edges.place(1))
         logits = smooth_leaky_relu(self.alpha_norm(features.unflatten(1, (c.num_heads, -1))))
         alpha = self.softmax((logits * self.alpha_dot).sum(2), edges.row, edges.rows, edges.envelope)
         if edges.envelope is not None:
             alpha = alpha * edges.envelope.unsqueeze(1)
         for mask in keep:
             alpha = alpha * mask
-        messages = join_orders(values).unflatten(2, (c.num_heads, -1)) * alpha[:, None, :, None]
-        return self.proj(edges.sums(messages.flatten(2)))
+        return hidden, alpha
 
 
 class FeedForward(nn.Module):
@@ -466,9 +479,8 @@ class EquiformerV3(AtomModel):
             x = block(x, edges, graph, rng)
         x = self.norm(x)
         energy = unrounded_call(self.energy_block, x[:, 0]).squeeze(1) / c.avg_num_nodes
-        # degree 1 in the order (x, y, z) is a vector
-        forces = self.force_block(x, edges, None)[:, 1:4, 0] if c.force_head != "none" else None
-        noise = self.dens_block(x, edges, None)[:, 1:4, 0] if denoising is not None else None
+        forces = self.force_block.vectors(x, edges).squeeze(2) if c.force_head != "none" else None
+        noise = self.dens_block.vectors(x, edges).squeeze(2) if denoising is not None else None
         stress = self._stress(x, graph) if c.stress_head else None
         return AtomOutput(energy, forces, stress=stress, noise=noise)
 

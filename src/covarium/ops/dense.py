@@ -44,7 +44,7 @@ def _faster(x: Tensor, weight: Tensor, least: int) -> bool:
         and x.is_contiguous()  # it would be copied
         and (weight.is_contiguous() or weight.T.is_contiguous())  # for other strides oneDNN has only plain loops
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -76,6 +76,13 @@ class FramedEdges(TiledEdges):
         wigner = self.scaled[:, :rows] if self.scaled.dim() == 3 else self.scaled
         return rotate_out(y, wigner, self.onto, self.layout.rows(rows), backend=self.backend)
 
+    def vector_sums(self, y: Tensor) -> Tensor:
+        """[E, r, C] → [N, 3, C], the same for degree 1 alone; y has its rows m = 0, ±1 of the frame."""
+        rows = [self.layout.frame.index(row) for row in ((1, 0), (1, 1), (1, -1))[: y.shape[1]]]
+        frame = Layout((1,), tuple(self.layout.frame[row] for row in rows))
+        wigner = self.scaled[:, rows, 1:4] if self.scaled.dim() == 3 else self.scaled[:, 1:10]
+        return rotate_out(y, wigner, self.onto, frame, backend=self.backend)
+
 
 def framed_edges(
     graph: AtomGraph,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -39,6 +40,10 @@ class SO3Linear(nn.Module):
     def scalars(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The l = 0 row alone."""
         return nn.functional.linear(x, self.weight[0], self.bias)
+
+    def vectors(self, x: Float[Tensor, "N 3 I"]) -> Float[Tensor, "N 3 O"]:
+        """The l = 1 rows alone."""
+        return nn.functional.linear(x, self.weight[1])
 
 
 class SO2MLinear(nn.Module):
@@ -86,6 +91,18 @@ class SO2Convolution(nn.Module):
             flat += conv(*rest[2 * m : 2 * m + 2], None if place is None else replace(place, part=m + 1))
         return extra, [y.unflatten(1, (-1, self.out_channels)) for y in flat]
 
+    def vectors(self, x: Sequence[Float[Tensor, "E n I"]], place: Place | None = None) -> list[Float[Tensor, "E 1 O"]]:
+        """Of l = 1 the features alone, m = 0, ±1; no row of a weight is read in vain."""
+        zero, *rest = [part.flatten(1) for part in x]
+        extra, out = self.sizes[0], self.out_channels
+        rows = slice(extra + out, extra + 2 * out)
+        flat = [product(zero, self.fc_m0.weight[rows], self.fc_m0.bias[rows], place)]
+        if self.so2_m_conv:
+            both = cast(SO2MLinear, self.so2_m_conv[0]).fc.weight.chunk(2)
+            weight = torch.cat([half[:out] for half in both])
+            flat += complex_product(rest[0], rest[1], weight, None if place is None else replace(place, part=1))
+        return [y.unsqueeze(1) for y in flat]
+
 
 def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[Tensor, "E n C"]]:
     """m-primary features as the list over m."""
@@ -95,3 +112,9 @@ def split_orders(x: Float[Tensor, "E R C"], lmax: int, mmax: int) -> list[Float[
 def join_orders(x: Sequence[Float[Tensor, "E n C"]]) -> Float[Tensor, "E R C"]:
     """The inverse of ``split_orders``."""
     return torch.cat(list(x), dim=1)
+
+
+def join_heads(values: Sequence[Float[Tensor, "E n C"]], alpha: Float[Tensor, "E h"]) -> Float[Tensor, "E R C"]:
+    """``join_orders``, the channels of every head times its attention weight."""
+    heads = join_orders(values).unflatten(2, (alpha.shape[1], -1))
+    return (heads * alpha[:, None, :, None]).flatten(2)

@@ -1,0 +1,61 @@
+"""Large products are those of float64, with any strides, to second derivatives, and none is done by plain loops."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from covarium.ops.dense import LARGE, dense
+
+E, I, O = 300, 256, 250
+
+
+def strided(rows: int, columns: int, kind: str) -> Tensor:
+    torch.manual_seed(rows)
+    if kind == "rows":
+        return torch.randn(rows, columns)
+    if kind == "columns":
+        return torch.randn(columns, rows).T
+    return torch.randn(rows, 2 * columns)[:, :columns] if kind == "cut" else torch.randn(columns, 2 * rows)[:, :rows].T
+
+
+@pytest.mark.parametrize("of_x", ["rows", "columns", "cut", "cut columns"])
+@pytest.mark.parametrize("of_weight", ["rows", "columns", "cut", "cut columns"])
+def test_values_and_derivatives(of_x: str, of_weight: str) -> None:
+    assert E * I * O >= LARGE
+    given = [strided(E, I, of_x), strided(O, I, of_weight), torch.randn(O)]
+
+    def found(dtype: torch.dtype) -> list[Tensor]:
+        x, w, b = (t.detach().to(dtype).requires_grad_() for t in given)
+        y = dense(x, w, b)
+        first = torch.autograd.grad(y.sin().sum(), (x, w, b), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, w, b))
+        with torch.no_grad():
+            assert torch.equal(dense(x, w, b), y)
+        return [y, *first, *second]
+
+    for ours, exact in zip(found(torch.float32), found(torch.float64), strict=True):
+        assert (ours - exact).norm() <= 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("of_weight", ["rows", "columns", "cut", "cut columns"])
+def test_no_strides_are_slow(of_weight: str) -> None:
+    """Plain loops take a hundred times as long."""
+    x, w = strided(E, I, "rows"), strided(O, I, of_weight)
+
+    def seconds(product: object) -> float:
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            product(x, w)  # type: ignore[operator]
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert seconds(dense) < 10 * seconds(torch.nn.functional.linear)
+
+
+def test_rounded_products_stay_rounded() -> None:
+    x, w = strided(E, I, "rows"), strided(O, I, "rows")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dense(x, w).dtype == torch.bfloat16
