@@ -172,12 +172,12 @@ def as_parts(x: Float[Tensor, "R N F"], like: Sequence[Float[Tensor, "N r _"]]) 
 
 def to_points(to_grid: Float[Tensor, "P R"], x: Float[Tensor, "R n F"]) -> Float[Tensor, "P n F"]:
     """Values at the points."""
-    return (to_grid @ x.flatten(1)).view(-1, *x.shape[1:])
+    return (to_grid @ x.flatten(1)).view(to_grid.shape[0], *x.shape[1:])
 
 
 def from_points(from_grid: Float[Tensor, "R P"], values: Float[Tensor, "P n H"]) -> Float[Tensor, "R n H"]:
     """Coefficients of values at the points."""
-    return dense(from_grid, values.flatten(1).T, least=FEW).view(-1, *values.shape[1:])
+    return dense(from_grid, values.flatten(1).T, least=FEW).view(from_grid.shape[0], *values.shape[1:])
 
 
 def in_cache(to_grid: Float[Tensor, "P R"], *x: Float[Tensor, "R N F"]) -> Sequence[Any]:
