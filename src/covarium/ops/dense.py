@@ -39,7 +39,7 @@ def _faster(x: Tensor, weight: Tensor, least: int) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not traced(x)
+        and not (traced(x) or traced(weight))
         and x.shape[0] * weight.numel() >= least
         and x.is_contiguous()  # it would be copied
         and (weight.is_contiguous() or weight.T.is_contiguous())  # for other strides oneDNN has only plain loops
