@@ -64,7 +64,7 @@ def test_rmd17_aspirin(folder: Path) -> None:
     for k, part in enumerate(("train", "test")):
         files[f"rmd17/splits/index_{part}_01.csv"] = "\n".join(str(1000 * k + i) for i in range(1000)).encode()
     official.tar(folder / "rmd17.tar.bz2", files, "bz2")
-    got = getting.get(known("rmd17-aspirin"))
+    got = getting.get(known("rmd17-aspirin", frames=2000))
     found = stores(got)
     assert {part: len(store) for part, store in found.items()} == {"test": 1000, "train": 950, "valid": 50}
     np.testing.assert_allclose(found["test"].column("energy"), arrays["test_E"], rtol=0, atol=1e-9)
@@ -108,7 +108,7 @@ def test_ani_1(folder: Path) -> None:
             group["coordinates"], group["energies"] = arrays[f"gdb11_s01-{k}_R"], arrays[f"gdb11_s01-{k}_E"] / HARTREE
             group["species"] = arrays[f"gdb11_s01-{k}_species"].astype("S1")
     official.tar(folder / "ANI1_release.tar.gz", {"ANI-1_release/ani_gdb_s01.h5": content.getvalue()}, "gz")
-    store = stores(getting.get(known("ani-1", large=False)))["all"]
+    store = stores(getting.get(known("ani-1", large=False, frames=10_800)))["all"]
     assert len(store) == 10_800
     np.testing.assert_allclose(store.column("energy")[:5400], arrays["gdb11_s01-0_E"], rtol=0, atol=1e-9)
 

@@ -40,10 +40,13 @@ def equiformer_v2(folder: Path) -> Comparison:
     model.edge_degree_embedding.register_forward_hook(keep("edge_degree"))
     model.blocks[0].register_forward_pre_hook(lambda module, args: ours.__setitem__("x_init", args[0]))
     if model.config.force_head:
-        model.force_block.register_forward_hook(keep("force_block_full"))
         model.force_block.softmax.register_forward_hook(keep("force_alpha"))
     output = model(graph, frames=frames)
     edges = model.edges(graph, frames)
+    if model.config.force_head:  # of which the model computes degree 1 alone
+        shared = model.config.atom_edge_embedding == "shared"
+        tables = (model.source_embedding.weight, model.target_embedding.weight) if shared else ()
+        ours["force_block_full"] = model.force_block(ours["norm_out"], edges, tables)
     ours["energy"] = output.energy.new_zeros(graph.num_graphs).index_add(0, graph.batch, output.energy)
     ours["node_energy"] = (output.energy * AVG_NUM_NODES).reshape(reference["node_energy"].shape)
     ours["edge_rbf_first8"] = edges.basis[:8]

@@ -114,6 +114,10 @@ def complex_product(
     place: Place | None = None,
 ) -> tuple[Float[Tensor, "E O"], Float[Tensor, "E O"]]:
     """The complex product of x₊ + i x₋ with W_r + i W_i, which lie one below the other. Differentiable to any order."""
+    device = plus.device.type
+    if torch.is_autocast_enabled(device):  # which does not reach the derivatives: all of it in one dtype
+        dtype = torch.get_autocast_dtype(device)
+        plus, minus, weight = plus.to(dtype), minus.to(dtype), weight.to(dtype)
     y: tuple[Tensor, Tensor] = _Complex.apply(place, False, plus, minus, weight)
     return y
 
