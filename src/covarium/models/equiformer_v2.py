@@ -290,8 +290,10 @@ class FeedForward(nn.Module):
         assert isinstance(self.activation, S2Activation)
         to_grid, from_grid = self.activation.to_grid, self.activation.from_grid
         y = self.grid_mlp[0](y)
-        values = (silu(self.grid_mlp[2](silu(to_points(to_grid, part)))) for part in in_cache(to_grid, rows_first([y])))
-        (y,) = as_parts(torch.cat([from_points(from_grid, v) for v in values], dim=1), [y])
+        rows = rows_first([y])
+        points = (to_points(to_grid, piece) for piece in rows.split(in_cache(to_grid, rows), dim=1))
+        found = [from_points(from_grid, silu(self.grid_mlp[2](silu(u)))) for u in points]
+        (y,) = as_parts(torch.cat(found, dim=1), [y])
         return self.grid_mlp[4](y)
 
     def scalars(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Large products with a matrix, x Wᵀ.
 
-On the CPU torch multiplies float32 matrices with MKL; oneDNN, which torch has as well, takes a tenth less time where
-the processor is not by Intel, and never more for products of this size.
+On the CPU torch multiplies float32 matrices with MKL; oneDNN, which torch has as well, takes 4 to 15 % less time where
+the processor is not by Intel (measured on an EPYC), if the products are large.
 """
 
 from __future__ import annotations

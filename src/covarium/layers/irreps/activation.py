@@ -18,7 +18,7 @@ from covarium.ops.dense import dense
 from covarium.ops.remembered import Place
 from covarium.ops.traced import traced
 
-IN_CACHE = 2**18  # values at the points at a time
+IN_CACHE = 2**19  # values at the points at a time
 FEW = 2**20  # multiplications from which oneDNN is faster at a product with so many columns
 
 
@@ -146,7 +146,9 @@ class _AtPoints(torch.autograd.Function):
         ctx.save_for_backward(to_grid, from_grid, *x)
 
         def made() -> tuple[Tensor, ...]:
-            found = [from_points(from_grid, function(to_points(to_grid, q))) for q in in_cache(to_grid, rows_first(x))]
+            rows = rows_first(x)
+            pieces = rows.split(in_cache(to_grid, rows), dim=1)
+            found = [from_points(from_grid, function(to_points(to_grid, q))) for q in pieces]
             return as_parts(torch.cat(found, dim=1), x)
 
         return made() if place is None else place.remember(made)
@@ -154,9 +156,12 @@ class _AtPoints(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         to_grid, from_grid, *x = ctx.saved_tensors
-        gradient, pieces = GRADIENTS[ctx.function], in_cache(to_grid, rows_first(x), rows_first(g))
-        back = to_grid.T.contiguous()
-        found = [from_points(back, gradient(to_points(from_grid.T, p), to_points(to_grid, q))) for q, p in pieces]
+        gradient, rows, above, back = GRADIENTS[ctx.function], rows_first(x), rows_first(g), to_grid.T.contiguous()
+        sizes = in_cache(to_grid, rows)
+        found = [
+            from_points(back, gradient(to_points(from_grid.T, p), to_points(to_grid, q)))
+            for q, p in zip(rows.split(sizes, dim=1), above.split(sizes, dim=1), strict=True)
+        ]
         return None, None, None, None, *as_parts(torch.cat(found, dim=1), x)
 
 
@@ -180,15 +185,14 @@ def from_points(from_grid: Float[Tensor, "R P"], values: Float[Tensor, "P n H"])
     return dense(from_grid, values.flatten(1).T, least=FEW).view(from_grid.shape[0], *values.shape[1:])
 
 
-def in_cache(to_grid: Float[Tensor, "P R"], *x: Float[Tensor, "R N F"]) -> Sequence[Any]:
-    """Pieces [R, n, F] whose values at all points stay in the cache; for several tensors, as large as the first wants
-    them, together. All at once on other devices, and in a graph that is recorded for any number N."""
-    if x[0].device.type != "cpu" or traced(x[0]):
-        pieces: Sequence[Any] = [x]
-    else:
-        count = max(1, IN_CACHE // (to_grid.shape[0] * x[0].shape[2]))
-        pieces = list(zip(*(t.split(count, dim=1) for t in x), strict=True))
-    return pieces if len(x) > 1 else [piece for (piece,) in pieces]
+def in_cache(to_grid: Float[Tensor, "P R"], x: Float[Tensor, "R N F"]) -> list[int]:
+    """N in pieces whose values at all points stay in the cache; all at once on other devices, and in a graph that is
+    recorded for any N."""
+    if x.device.type != "cpu" or traced(x):
+        return [x.shape[1]]
+    count = max(1, IN_CACHE // (to_grid.shape[0] * x.shape[2]))
+    whole, rest = divmod(x.shape[1], count)
+    return [count] * whole + [rest] * (rest > 0 or not whole)
 
 
 # What happens at the points, and to the scalars beside them; the names of the published code.
