@@ -33,6 +33,10 @@ MODELS = {
         equiformer_v3.Config(num_layers=1, lmax=1, mmax=1, num_channels=4, attn_hidden_channels=4, num_heads=2,
                              attn_alpha_channels=2, attn_value_channels=2, ffn_hidden_channels=4, edge_channels=4)
     ),
+    "v2, force head": lambda: equiformer_v2.EquiformerV2(
+        equiformer_v2.Config(num_layers=1, lmax=2, mmax=1, ffn_hidden_channels=4, edge_channels=4, force_head=True,
+                             **SMALL)
+    ),
     "equiformer": lambda: equiformer.Equiformer(
         equiformer.Config(num_layers=2, irreps_node="4x0e+2x1e", irreps_sh="1x0e+1x1e", irreps_head="2x0e+2x1e",
                           irreps_mlp="4x0e+2x1e", **EQUIFORMER)
@@ -65,7 +69,8 @@ def answers(task: Potential, graph: AtomGraph, backend: str, tile: int | None) -
 @pytest.mark.parametrize("name", MODELS)
 def test_the_backend_does_not_change_the_answer(name):
     torch.manual_seed(0)
-    task = Potential(MODELS[name](), references={1: 0.0, 8: 0.0}).to(DEVICE).double()
+    head = "direct" if "force head" in name else "gradient"
+    task = Potential(MODELS[name](), references={1: 0.0, 8: 0.0}, forces=head).to(DEVICE).double()
     graph = system(task)
     expected = answers(task, graph, "torch", None)
     for tile in (None, 4) if name in ("equiformer", "et") else (None,):
