@@ -55,6 +55,12 @@ def test_no_strides_are_slow(of_weight: str) -> None:
     assert seconds(dense) < 10 * seconds(torch.nn.functional.linear)
 
 
+@pytest.mark.parametrize("bias", [torch.randn(2 * O)[::2], torch.randn(O, 3)[:, 1], torch.randn(1).expand(O)])
+def test_any_strides_of_the_bias(bias: Tensor) -> None:
+    x, w = strided(E, I, "rows"), strided(O, I, "rows")
+    torch.testing.assert_close(dense(x, w, bias), torch.nn.functional.linear(x, w, bias), rtol=1e-4, atol=1e-4)
+
+
 def test_rounded_products_stay_rounded() -> None:
     x, w = strided(E, I, "rows"), strided(O, I, "rows")
     with torch.autocast("cpu", torch.bfloat16):

@@ -51,6 +51,7 @@ def _faster(x: Tensor, weight: Tensor, least: int) -> bool:
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same by oneDNN, without a graph; float32 on the CPU."""
+    bias = None if bias is None else bias.contiguous()  # whose strides it does not look at
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 

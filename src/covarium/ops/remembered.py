@@ -113,7 +113,10 @@ def complex_product(
     weight: Float[Tensor, "two_O I"],
     place: Place | None = None,
 ) -> tuple[Float[Tensor, "E O"], Float[Tensor, "E O"]]:
-    """The complex product of x₊ + i x₋ with W_r + i W_i, which lie one below the other. Differentiable to any order."""
+    """The complex product of x₊ + i x₋ with W_r + i W_i, which lie one below the other. Differentiable to any order.
+
+    Of three real products instead of four y₋ is a difference, so that it has 2.4 times the rounding of a plain one.
+    """
     device = plus.device.type
     if torch.is_autocast_enabled(device):  # which does not reach the derivatives: all of it in one dtype
         dtype = torch.get_autocast_dtype(device)
