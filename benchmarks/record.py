@@ -27,12 +27,19 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit or "unknown",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def processor() -> str:
+    """Its name, and which of the vector instructions it has that products of matrices depend on."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    name = str(found.get("cpu_name") or platform.processor() or platform.machine())
+    return " ".join([name, *(flag for flag in ("avx2", "avx512_f", "avx_vnni") if found.get(flag))])
 
 
 def write_record(what: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", to: Path = RECORDS) -> Path:

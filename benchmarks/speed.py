@@ -38,7 +38,7 @@ from record import RECORDS, machine
 
 WHAT = "speed"
 TILES = (2048, 1024, 512, 256, 128, 64)
-SMALL = 384  # the tile is at most this where some of them are kept
+SMALL = (768, 384)  # the tile is at most one of these where products or edges are kept
 PAGES = (Path(__file__).parent / "README.md", ROOT / "docs/speed.md")
 PASSES = ("infer", "train", "tiled")
 COMPILED = "compiled"
@@ -186,19 +186,21 @@ def within(
             break
     else:
         return how, least
-    small = how | {"tile": min(tile, SMALL)}
+    small = how | {"tile": min(tile, SMALL[-1])}
     found, base = (how, least), taken(small) if small != how else least
     if products:  # they save more time than edges do in the same memory
-        all_of_them = small | {"remember": products * edges}
-        if (most := taken(all_of_them)) <= allowed:
-            found, small, base = (all_of_them, most), all_of_them, most
+        for size in SMALL:
+            all_of_them = how | {"tile": min(tile, size), "remember": products * edges}
+            if (most := taken(all_of_them)) <= allowed:
+                found, small, base = (all_of_them, most), all_of_them, most
+                break
         else:
             some = small | {"remember": int(0.95 * products * edges * (allowed - base) / (most - base))}
             return (some, size) if base <= allowed and (size := taken(some)) <= allowed else found
     keep, reached = 0, base
     for _ in range(3):  # what is left is for edges that are kept
         more = int(0.9 * (edges - keep) * (allowed - reached) / (everything - reached))
-        if more < edges / 50 or (size := taken(small | {"keep": keep + more})) > allowed:
+        if more < edges / 50 or keep + more < small["tile"] or (size := taken(small | {"keep": keep + more})) > allowed:
             break
         keep, reached = keep + more, size
         found = (small | {"keep": keep}, size)

@@ -118,7 +118,10 @@ def resident(name: str) -> int:
 
 
 def multiply_rate(device: str, size: int = 1024) -> float:
-    """FLOP per second of a large product of two float32 matrices."""
+    """FLOP per second of a large product of two float32 matrices, by the faster library that torch has."""
     a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    times = [seconds(lambda: torch.mm(a, b), device) for _ in range(9)]
-    return 2 * size**3 / float(np.median(times[1:]))
+    products = [lambda: torch.mm(a, b)]
+    if device == "cpu":
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    times = [float(np.median([seconds(product, device) for _ in range(9)][1:])) for product in products]
+    return 2 * size**3 / min(times)

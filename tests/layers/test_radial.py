@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from covarium.layers.linear import Linear
 from covarium.layers.radial import GaussianBasis, RadialFunction
 
 
@@ -27,7 +28,7 @@ def test_split_first_layer_equals_the_concatenated_one() -> None:
     z = torch.randint(0, 20, (2, 9))
     joined = torch.cat([basis, source[z[0]], target[z[1]]], dim=1)
     assert (function(basis, (source, target), (z[0], z[1])) - function.net(joined)).abs().max() < 1e-13
-    kinds = [nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear]
+    kinds = [Linear, nn.LayerNorm, nn.SiLU, Linear, nn.LayerNorm, nn.SiLU, Linear]
     assert [type(layer) for layer in function.net] == kinds
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from covarium.layers.expnormal import ExpNormalBasis
+from covarium.layers.linear import Linear
+from covarium.ops.dense import dense
 from covarium.ops.envelope import polynomial_envelope
 
 
@@ -63,12 +65,12 @@ class RadialProfile(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width in hidden:
-            linear = nn.Linear(inputs, width)
+            linear = Linear(inputs, width)
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.LayerNorm(width), nn.SiLU()]
             inputs = width
         bound = 1 / math.sqrt(inputs)
-        self.net = nn.Sequential(*layers, nn.Linear(inputs, outputs, bias=False))
+        self.net = nn.Sequential(*layers, Linear(inputs, outputs, bias=False))
         self.offset = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
 
     def hidden(self, scalars: Float[Tensor, "E I"]) -> Float[Tensor, "E H"]:
@@ -83,4 +85,4 @@ class RadialProfile(nn.Module):
         return matrix.index_select(0, columns), self.offset.index_select(0, columns)
 
     def forward(self, scalars: Float[Tensor, "E I"], columns: Tensor) -> Float[Tensor, "E n"]:
-        return nn.functional.linear(self.hidden(scalars), *self.last(columns))
+        return dense(self.hidden(scalars), *self.last(columns))

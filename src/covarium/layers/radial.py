@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from covarium.layers.constants import ExactConstants
+from covarium.layers.linear import Linear
 from covarium.ops.dense import dense
 from covarium.ops.gather import gather
 
@@ -40,9 +41,9 @@ class RadialFunction(nn.Module):
         super().__init__()
         self.num_basis, self.element_channels = num_basis, element_channels
         self.net = nn.Sequential(
-            nn.Linear(num_basis + 2 * element_channels, hidden), nn.LayerNorm(hidden), nn.SiLU(),
-            nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU(),
-            nn.Linear(hidden, out),
+            Linear(num_basis + 2 * element_channels, hidden), nn.LayerNorm(hidden), nn.SiLU(),
+            Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU(),
+            Linear(hidden, out),
         )  # fmt: skip
 
     def forward(
@@ -54,13 +55,11 @@ class RadialFunction(nn.Module):
         """``elements``: source and target tables, or None; ``z``: source and target elements."""
         first = self.net[0]
         assert isinstance(first, nn.Linear)
-        x = nn.functional.linear(basis, first.weight[:, : self.num_basis], first.bias)
+        x = dense(basis, first.weight[:, : self.num_basis].contiguous(), first.bias)
         if elements is not None:
             w = first.weight[:, self.num_basis :]
             for table, index, part in zip(elements, z, w.split(self.element_channels, dim=1), strict=True):
                 x = x + gather(nn.functional.linear(table, part), index)
-        *inner, last = list(self.net)[1:]
-        for layer in inner:
+        for layer in list(self.net)[1:]:
             x = layer(x)
-        assert isinstance(last, nn.Linear)
-        return dense(x, last.weight, last.bias)
+        return x

@@ -43,6 +43,7 @@ from covarium.layers.irreps.separable import SeparableProduct, ValueProduct
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import streamed
 from covarium.ops.attention import smooth_leaky_relu
+from covarium.ops.dense import dense
 from covarium.ops.envelope import polynomial_envelope
 from covarium.ops.gather import gather, scatter_sum
 from covarium.systems import AtomGraph, AtomModel, AtomOutput, GraphSpec
@@ -225,7 +226,7 @@ class EdgeDegreeEmbedding(nn.Module):
             columns = torch.arange(path.weight, path.weight + path.mul, device=hidden.device)
             weight, offset = self.rad.last(columns)
             onward = matrices[irrep][path.row : path.row + path.mul] * feature.unsqueeze(1)
-            messages = hidden @ (weight.T @ onward) + constant * (offset @ onward)
+            messages = dense(hidden, onward.T @ weight) + constant * (offset @ onward)
             if irrep.l:
                 summed = scatter_sum(
                     edges.harmonics(irrep.l).unsqueeze(2) * messages.unsqueeze(1), edges.row, edges.rows

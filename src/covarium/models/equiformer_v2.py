@@ -39,6 +39,7 @@ from covarium.layers.irreps.activation import (
 from covarium.layers.irreps.framed_edges import FramedEdges, framed_edges
 from covarium.layers.irreps.linear import SO2Convolution, SO3Linear, join_heads
 from covarium.layers.irreps.norm import NORMS, NormType
+from covarium.layers.linear import Linear
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
@@ -256,13 +257,13 @@ class FeedForward(nn.Module):
         self.so3_linear_2 = SO3Linear(hidden, out_channels, c.lmax)
         match c.ffn_activation:
             case "gate":
-                self.gating_linear = nn.Linear(c.sphere_channels, c.lmax * hidden)
+                self.gating_linear = Linear(c.sphere_channels, c.lmax * hidden)
             case "separable_s2":
-                self.gating_linear = nn.Linear(c.sphere_channels, hidden)
+                self.gating_linear = Linear(c.sphere_channels, hidden)
             case "grid_mlp" | "separable_grid_mlp":
                 if c.ffn_activation == "separable_grid_mlp":
-                    self.scalar_mlp = nn.Sequential(nn.Linear(c.sphere_channels, hidden), nn.SiLU())
-                linears = [nn.Linear(hidden, hidden, bias=False) for _ in range(3)]
+                    self.scalar_mlp = nn.Sequential(Linear(c.sphere_channels, hidden), nn.SiLU())
+                linears = [Linear(hidden, hidden, bias=False) for _ in range(3)]
                 self.grid_mlp = nn.Sequential(linears[0], nn.SiLU(), linears[1], nn.SiLU(), linears[2])
         if c.ffn_activation != "gate":
             self.activation = _activation(c.ffn_activation, c, l_primary(c.lmax), c.lmax)

@@ -39,6 +39,7 @@ from covarium.layers.irreps.norm import (
     RMSNormSH,
 )
 from covarium.layers.irreps.tensors import symmetric_matrices, vector_harmonics
+from covarium.layers.linear import Linear
 from covarium.layers.radial import GaussianBasis, RadialFunction
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import remade, streamed
@@ -331,7 +332,7 @@ class FeedForward(nn.Module):
                 self.act = GridActivation(activation, grid, l_primary(c.lmax))
         self.so3_linear_1 = SO3Linear(channels, features, c.lmax)
         if scalars:
-            self.gating_linear = nn.Linear(channels, scalars)
+            self.gating_linear = Linear(channels, scalars)
         self.so3_linear_2 = SO3Linear(hidden, out_channels, c.lmax)
         if "-merge" in activation:
             with torch.no_grad():
@@ -357,8 +358,8 @@ class ScalarFeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(channels, hidden)
-        self.linear_2 = nn.Linear(hidden, 1)
+        self.linear_1 = Linear(channels, hidden)
+        self.linear_2 = Linear(hidden, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C] → [N, 1]."""

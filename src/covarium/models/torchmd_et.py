@@ -19,15 +19,17 @@ from typing import Any, Literal, Self
 import ase.data
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import softplus
 
 from covarium.errors import CovariumError, nearest
 from covarium.layers.attention_weights import AttentionWeights
 from covarium.layers.constants import ExactConstants
 from covarium.layers.expnormal import ExpNormalBasis, SpacedGaussianBasis, cosine_cutoff
+from covarium.layers.linear import Linear
 from covarium.layers.rounding import unrounded_call
 from covarium.layers.streaming import TiledEdges, streamed
 from covarium.ops.activation import silu
+from covarium.ops.dense import dense
 from covarium.ops.gather import gather, scatter_sum
 from covarium.ops.messages import edge_logits, edge_messages, few_edges, logits
 from covarium.ops.norm import norm
@@ -181,7 +183,7 @@ class Mlp(nn.Module):
     def __init__(self, channels: int, hidden: int, out: int, activation: Activation) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(channels, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, out)
+            Linear(channels, hidden), ACTIVATIONS[activation](), Linear(hidden, out)
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,8 +197,8 @@ class NeighborEmbedding(nn.Module):
         super().__init__()
         f = config.embedding_dimension
         self.embedding = nn.Embedding(config.max_num_elements, f)
-        self.distance_proj = nn.Linear(config.num_rbf, f)
-        self.combine = nn.Linear(2 * f, f)
+        self.distance_proj = Linear(config.num_rbf, f)
+        self.combine = Linear(2 * f, f)
 
     def forward(self, x: Tensor, numbers: Tensor, edges: Edges) -> Tensor:
         """[N, F] → [N, F]."""
@@ -236,19 +238,19 @@ class EquivariantMultiHeadAttention(nn.Module):
         self.act = ACTIVATIONS[c.activation]()
         self.attention = Attention(c.attn_activation)
         self.loop_attention = Attention(c.attn_activation, loops=True)
-        self.q_proj, self.k_proj, self.v_proj = nn.Linear(f, f), nn.Linear(f, f), nn.Linear(f, 3 * f)
-        self.o_proj = nn.Linear(f, 3 * f)
-        self.vec_proj = nn.Linear(f, 3 * f, bias=False)
+        self.q_proj, self.k_proj, self.v_proj = Linear(f, f), Linear(f, f), Linear(f, 3 * f)
+        self.o_proj = Linear(f, 3 * f)
+        self.vec_proj = Linear(f, 3 * f, bias=False)
         if c.distance_influence in ("keys", "both"):
-            self.dk_proj = nn.Linear(c.num_rbf, f)
+            self.dk_proj = Linear(c.num_rbf, f)
         if c.distance_influence in ("values", "both"):
-            self.dv_proj = nn.Linear(c.num_rbf, 3 * f)
+            self.dv_proj = Linear(c.num_rbf, 3 * f)
 
     def _kinds(self, layer: nn.Linear, x: Tensor, kinds: tuple[int, ...]) -> Tensor:
         """The layer's output for some of the three kinds: [E, 3F] → [E, len(kinds) F]."""
         rows = [t.unflatten(0, (self.config.num_heads, 3, -1)) for t in (layer.weight, layer.bias)]
         weight, bias = (torch.cat([t[:, kind].flatten(0, 1) for kind in kinds]) for t in rows)
-        return linear(x, weight, bias)
+        return dense(x, weight, bias)
 
     def _radial(self, basis: Tensor, kinds: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
         """dk [E, F] and dv [E, len(kinds) F]; None where distances have no influence."""
@@ -366,8 +368,8 @@ class GatedEquivariantBlock(nn.Module):
     def __init__(self, channels: int, out: int, config: Config) -> None:
         super().__init__()
         self.epsilon = config.vector_epsilon
-        self.vec1_proj = nn.Linear(channels, channels, bias=False)
-        self.vec2_proj = nn.Linear(channels, out, bias=False)
+        self.vec1_proj = Linear(channels, channels, bias=False)
+        self.vec2_proj = Linear(channels, out, bias=False)
         self.update_net = Mlp(2 * channels, channels, 2 * out, config.activation)
 
     def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from covarium.errors import CovariumError
+from covarium.layers.linear import Linear
 from covarium.layers.multivector.attention import Items, RotaryEncoding, attend
 from covarium.systems import TokenModel, TokenOutput, Tokens
 
@@ -85,9 +86,9 @@ class Attention(nn.Module):
             if c.multi_query
             else {"linear": 3 * everything}
         )
-        self.qkv_linear = nn.ModuleDict({name: nn.Linear(c.hidden_channels, width) for name, width in widths.items()})
+        self.qkv_linear = nn.ModuleDict({name: Linear(c.hidden_channels, width) for name, width in widths.items()})
         self.pos_encoding = RotaryEncoding(self.width, c.rotary_base) if rotary else None
-        self.out_linear = nn.Linear(everything, c.hidden_channels)
+        self.out_linear = Linear(everything, c.hidden_channels)
 
     def forward(self, x: Float[Tensor, "T C"], items: Items, axis: int) -> Float[Tensor, "T C"]:
         """``axis``: of an axial grid."""
@@ -112,7 +113,7 @@ class Block(nn.Module):
         c = config.hidden_channels
         self.axis = axis
         self.attention = Attention(config, config.rotary[axis if config.axial else 0])
-        self.mlp = nn.Sequential(nn.Linear(c, 2 * c), nn.GELU(), nn.Linear(2 * c, c))
+        self.mlp = nn.Sequential(Linear(c, 2 * c), nn.GELU(), Linear(2 * c, c))
 
     def forward(self, x: Float[Tensor, "T C"], items: Items) -> Float[Tensor, "T C"]:
         x = x + self.attention(layer_norm(x, x.shape[-1:]), items, self.axis)
@@ -127,9 +128,9 @@ class Transformer(TokenModel):
     def __init__(self, config: Config) -> None:
         super().__init__()
         c = self.config = config
-        self.linear_in = nn.Linear(c.in_channels, c.hidden_channels)
+        self.linear_in = Linear(c.in_channels, c.hidden_channels)
         self.blocks = nn.ModuleList(Block(c, axis=(k + 1) % 2) for k in range(c.num_blocks))
-        self.linear_out = nn.Linear(c.hidden_channels, c.out_channels)
+        self.linear_out = Linear(c.hidden_channels, c.out_channels)
 
     def network(self, x: Float[Tensor, "T I"], items: Items) -> Float[Tensor, "T O"]:
         """The network on plain numbers; for axial attention ``items`` have sizes (B, N₁, N₂)."""

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from covarium.ops.dense import dense
+from covarium.ops.dense import dense, outer
 from covarium.ops.wanted import wanted
 
 WORTH = 512  # inputs of a product; by the clock nothing is gained by its result at 192, a fifth of a step at 1280
@@ -102,7 +102,7 @@ class _Product(torch.autograd.Function):
         return (
             None,
             product(g, weight.T, place=ctx.place.derivative()) if needs_x else None,
-            g.T @ x if needs_weight else None,
+            outer(g, x) if needs_weight else None,
             g.sum(0) if any(needs_bias) else None,
         )
 
@@ -172,10 +172,13 @@ class _ComplexWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plus: Tensor, minus: Tensor, g_plus: Tensor, g_minus: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(plus, minus, g_plus, g_minus)
-        both = g_minus.T @ (plus + minus)
-        real = torch.addmm(both, (g_plus - g_minus).T, plus)
-        imaginary = torch.addmm(both, (g_plus + g_minus).T, minus, alpha=-1)
-        return torch.cat([real, imaginary])
+        both = outer(g_minus, plus + minus)
+        real, imaginary = outer(g_plus - g_minus, plus), outer(g_plus + g_minus, minus)
+        found = both.new_empty(2 * both.shape[0], both.shape[1])
+        of_real, of_imaginary = found.chunk(2)
+        torch.add(both, real, out=of_real)
+        torch.sub(both, imaginary, out=of_imaginary)
+        return found
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Any, ...]:  # noqa: ANN401

@@ -14,12 +14,11 @@ from torch.nn.functional import silu
 from covarium.algebra.sphere import Grid
 from covarium.layers.constants import ExactConstants
 from covarium.ops.activation import silu_gradient
-from covarium.ops.dense import dense
+from covarium.ops.dense import FEW, dense
 from covarium.ops.remembered import Place
 from covarium.ops.traced import traced
 
 IN_CACHE = 2**19  # values at the points at a time
-FEW = 2**20  # multiplications from which oneDNN is faster at a product with so many columns
 
 
 def gate(x: Float[Tensor, "N S H"], gates: Float[Tensor, "N L H"]) -> Float[Tensor, "N S H"]:
@@ -177,7 +176,7 @@ def as_parts(x: Float[Tensor, "R N F"], like: Sequence[Float[Tensor, "N r _"]]) 
 
 def to_points(to_grid: Float[Tensor, "P R"], x: Float[Tensor, "R n F"]) -> Float[Tensor, "P n F"]:
     """Values at the points."""
-    return (to_grid @ x.flatten(1)).view(to_grid.shape[0], *x.shape[1:])
+    return dense(to_grid, x.flatten(1).T, least=FEW).view(to_grid.shape[0], *x.shape[1:])
 
 
 def from_points(from_grid: Float[Tensor, "R P"], values: Float[Tensor, "P n H"]) -> Float[Tensor, "R n H"]:

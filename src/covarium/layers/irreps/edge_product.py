@@ -25,6 +25,7 @@ from torch import Tensor
 from covarium.algebra.clebsch_gordan import wigner_3j
 from covarium.algebra.irreps import SCALAR, Irreps
 from covarium.layers.constants import ExactConstants
+from covarium.ops.dense import dense
 from covarium.ops.traced import traced
 
 Node = tuple[int, int]
@@ -187,7 +188,7 @@ class RadialProduct(ExactConstants):
         outputs = {}
         for index, ((target, m), part) in enumerate(zip(self.nodes, parts, strict=True)):
             rows, factors = getattr(self, f"rows_{index}"), getattr(self, f"factors_{index}")
-            outputs[target, m] = part @ (matrices[target].index_select(0, rows) * factors)
+            outputs[target, m] = dense(part, (matrices[target].index_select(0, rows) * factors).T)
         return outputs
 
 
@@ -367,7 +368,7 @@ class FixedProduct(ExactConstants):
         outputs: dict[Node, Tensor] = {}
         for sources, targets in self.sets:
             joined = torch.cat([self._matrix(scaled[target], target, m) for target, m in targets], dim=1)
-            flat = torch.cat([x[node] for node in sources], dim=1) @ joined
+            flat = dense(torch.cat([x[node] for node in sources], dim=1), joined.T)
             parts = flat.split([scaled[target].shape[1] for target, _ in targets], dim=1)
             outputs |= dict(zip(targets, parts, strict=True))
         return outputs

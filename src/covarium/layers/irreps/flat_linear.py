@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from covarium.algebra.irreps import SCALAR, Irrep, Irreps
+from covarium.ops.dense import dense
 from covarium.ops.gather import gather
 
 Features = list[Float[Tensor, "N _ _"]]
@@ -85,7 +86,7 @@ class FlatLinear(nn.Module):
                 part = x[source[n]]
                 if attributes is not None:
                     part = (part.unsqueeze(3) * attributes[:, None, None, :]).flatten(2)
-                outputs.append(part @ matrices[irrep])
+                outputs.append(dense(part, matrices[irrep].T))
         if len(self.bias):
             outputs[0] = outputs[0] + self.bias[0]
         return outputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from covarium.algebra.layout import l_primary
 from covarium.algebra.sphere import Grid
@@ -22,6 +22,8 @@ from covarium.layers.irreps.activation import (
     kernel_widths,
 )
 from covarium.layers.irreps.linear import SO3Linear, so3_linear
+from covarium.layers.linear import Linear
+from covarium.ops.dense import dense
 
 
 class LinearPair(nn.Module):
@@ -30,7 +32,7 @@ class LinearPair(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: GridKernel) -> None:
         super().__init__()
         self.function = SCALARS[kernel]
-        self.linear = nn.Linear(in_channels, out_channels if self.function is silu else 2 * out_channels)
+        self.linear = Linear(in_channels, out_channels if self.function is silu else 2 * out_channels)
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N H"]:
         return self.function(self.linear(x))
@@ -49,11 +51,11 @@ class GridMLP(GridActivation):
         super().__init__(kernel, grid, l_primary(lmax))
         self.gated = kernel == "sep-merge_gates2_swiglu"
         if self.gated:
-            self.gating_linear = nn.Linear(channels, hidden)
-        self.grid_linear_1 = nn.Linear(hidden, kernel_widths(kernel, hidden)[0], bias=False)
+            self.gating_linear = Linear(channels, hidden)
+        self.grid_linear_1 = Linear(hidden, kernel_widths(kernel, hidden)[0], bias=False)
         # SiLU, unlike a product, has a second layer
-        self.grid_linear_mid = nn.Linear(hidden, hidden, bias=False) if POINTS[kernel] is silu else None
-        self.grid_linear_2 = nn.Linear(hidden, hidden, bias=False)
+        self.grid_linear_mid = Linear(hidden, hidden, bias=False) if POINTS[kernel] is silu else None
+        self.grid_linear_2 = Linear(hidden, hidden, bias=False)
 
     def network(
         self, x: Float[Tensor, "N S C"], w1: SO3Linear, w2: SO3Linear, scalars: Float[Tensor, "N H"] | None
@@ -63,7 +65,7 @@ class GridMLP(GridActivation):
         if self.gated and scalars is not None and self._merging_pays(x.shape[0], w1):
             y = self._on_sphere(so3_linear(x, v1 @ w1.weight, w1.bias @ v1.T), x[:, 0])
             # the scalars join before W₂ but after V₂
-            bias = linear(scalars, w2.weight[0], w2.bias)
+            bias = dense(scalars, w2.weight[0], w2.bias)
             return so3_linear(y, w2.weight @ v2, bias.unsqueeze(1))
         y = self.grid_linear_2(self._on_sphere(self.grid_linear_1(w1(x)), x[:, 0]))
         return w2(y if scalars is None else join_scalars(self.kernel, y, scalars))

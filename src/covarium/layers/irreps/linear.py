@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from covarium.layers.linear import Linear
+from covarium.ops.dense import dense
 from covarium.ops.orders import orders
 from covarium.ops.remembered import Place, complex_product, product
 
@@ -20,8 +22,8 @@ def so3_linear(
 ) -> Float[Tensor, "N S O"]:
     """One matrix per degree; ``bias`` [O], or [N, 1, O] of its own for each atom, is added on l = 0."""
     parts = x.split([2 * l + 1 for l in range(weight.shape[0])], dim=1)
-    scalars = parts[0] @ weight[0].T + bias
-    return torch.cat([scalars, *[part @ w.T for part, w in zip(parts[1:], weight[1:], strict=True)]], dim=1)
+    scalars, *rest = [dense(part, w) for part, w in zip(parts, weight, strict=True)]
+    return torch.cat([scalars + bias, *rest], dim=1)
 
 
 class SO3Linear(nn.Module):
@@ -39,11 +41,11 @@ class SO3Linear(nn.Module):
 
     def scalars(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The l = 0 row alone."""
-        return nn.functional.linear(x, self.weight[0], self.bias)
+        return dense(x, self.weight[0], self.bias)
 
     def vectors(self, x: Float[Tensor, "N 3 I"]) -> Float[Tensor, "N 3 O"]:
         """The l = 1 rows alone."""
-        return nn.functional.linear(x, self.weight[1])
+        return dense(x, self.weight[1])
 
 
 class SO2MLinear(nn.Module):
@@ -54,7 +56,7 @@ class SO2MLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(in_features, 2 * out_features, bias=False)
+        self.fc = Linear(in_features, 2 * out_features, bias=False)
         with torch.no_grad():
             self.fc.weight.mul_(1 / math.sqrt(2))
 
@@ -75,7 +77,7 @@ class SO2Convolution(nn.Module):
         super().__init__()
         self.lmax, self.out_channels = lmax, out_channels
         self.sizes = [extra, (lmax + 1) * out_channels]
-        self.fc_m0 = nn.Linear((lmax + 1) * in_channels, sum(self.sizes))
+        self.fc_m0 = Linear((lmax + 1) * in_channels, sum(self.sizes))
         degrees = range(lmax, lmax - mmax, -1)
         self.so2_m_conv = nn.ModuleList(SO2MLinear(n * in_channels, n * out_channels) for n in degrees)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from covarium.algebra.spaces import PROJECTIVE, Space
 from covarium.layers.constants import ExactConstants
+from covarium.layers.linear import Linear
 from covarium.ops.multivector import LinearWeights, block_linear
 
 Init = Literal["default", "small", "almost_unit_scalar"]
@@ -69,9 +70,9 @@ class EquiLinear(ExactConstants):
         self.space = space
         self.weight = nn.Parameter(torch.empty(out_mv, in_mv, len(space.linear_maps)))
         self.bias = None if in_s else nn.Parameter(torch.zeros(out_mv, 1))
-        self.s2mvs = nn.Linear(in_s, out_mv) if in_s else None
-        self.mvs2s = nn.Linear(in_mv, out_s) if out_s else None
-        self.s2s = nn.Linear(in_s, out_s, bias=False) if in_s and out_s else None
+        self.s2mvs = Linear(in_s, out_mv) if in_s else None
+        self.mvs2s = Linear(in_mv, out_s) if out_s else None
+        self.s2s = Linear(in_s, out_s, bias=False) if in_s and out_s else None
         self.constant("mixing", space.mixing)
         self._initialise(init)
 
