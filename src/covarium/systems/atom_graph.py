@@ -22,7 +22,7 @@ from covarium.ops.traced import traced
 
 Rounding = Literal["none", "tf32", "bf16"]
 # measured: numbers per tensor that stay in the cache, and edges below which matrix products become slower
-IN_CACHE, ENOUGH = 1_250_000, 2048
+IN_CACHE, ENOUGH = 2_500_000, 1024
 # The C library of Linux gives memory back to the system where more is free than twice the largest block freed so far,
 # and takes it again page by page, a tenth of the time of a pass in tiles. 31 MB, here never written to, is about the
 # largest block that it counts.
