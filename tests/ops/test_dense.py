@@ -5,9 +5,12 @@ import time
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from covarium.layers.linear import Linear
-from covarium.ops.dense import LARGE, RECORDED, dense, outer
+from covarium.ops.dense import LARGE, RECORDED, dense, outer, recorded_product
 
 E, I, O = 300, 256, 250
 
@@ -96,3 +99,39 @@ def test_more_dimensions_and_parts() -> None:
             answers.append([y, *torch.autograd.grad(y.square().sum(), [p, *one.parameters()])])
         for ours, theirs in zip(*answers, strict=True):
             assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("of_weight", ["rows", "columns", "cut"])
+def test_the_product_of_compiled_graphs(of_weight: str) -> None:
+    """Its shapes, its derivatives and theirs are those that torch expects."""
+    x, w = torch.randn(6, 3, 16, requires_grad=True), strided(24, 16, of_weight).requires_grad_()
+    torch.library.opcheck(recorded_product, (x, w, torch.randn(24, requires_grad=True)))
+    torch.library.opcheck(recorded_product, (x.detach(), w, None))
+    y = recorded_product(x, w, None)
+    expected = torch.nn.functional.linear(x, w)
+    torch.testing.assert_close(y, expected)
+    for ours, theirs in zip(*(second((x, w), t) for t in (y, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def second(inputs: tuple[Tensor, ...], y: Tensor) -> tuple[Tensor, ...]:
+    first = torch.autograd.grad((y / 4).sin().sum(), inputs, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+
+def test_a_graph_for_any_number_of_rows_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covarium.ops.dense.LARGE", 2**20)
+    monkeypatch.setattr("covarium.ops.dense.RECORDED", 2**22)
+    x, w, small = torch.randn(300, 64), torch.randn(64, 64), torch.randn(8, 64)
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    rows = StatelessSymbolicContext([DimDynamic.DYNAMIC, DimDynamic.STATIC])
+    given = [mode.from_tensor(x, symbolic_context=rows)]
+    given += [mode.from_tensor(t, static_shapes=True) for t in (w, small)]
+
+    def both(x: Tensor, w: Tensor, small: Tensor) -> Tensor:
+        return dense(x, w).sum(1) + dense(x, small).sum(1)
+
+    graph = make_fx(both)(*given)
+    assert sum(node.target is torch.ops.covarium.product.default for node in graph.graph.nodes) == 1
+    more = torch.randn(7, 64)
+    torch.testing.assert_close(graph(more, w, small), both(more, w, small), rtol=1e-4, atol=1e-4)

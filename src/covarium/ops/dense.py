@@ -7,6 +7,7 @@ full width, and was 4 to 15 % faster for large products on an older one. A call 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def _wide() -> bool:
 # multiplications from which oneDNN is faster by the clock: in passing, in a graph, by a matrix of few rows
 LARGE, RECORDED = (2**20, 2**22) if _wide() else (2**24, 2**24)
 FEW = 2**20
+MATRIX = 2**12  # numbers of a matrix from which it is faster for any number of rows
 
 
 def dense(
@@ -37,6 +39,8 @@ def dense(
     least: int = LARGE,
 ) -> Float[Tensor, "*rest O"]:
     """x Wᵀ, plus ``bias``; differentiable to any order. ``least``: multiplications from which oneDNN is worth it."""
+    if _in_graph(x, weight):
+        return recorded_product(x, weight, bias)
     if not _possible(x, weight):
         return linear(x, weight, bias)
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
@@ -54,6 +58,15 @@ def outer(g: Float[Tensor, "E O"], x: Float[Tensor, "E I"]) -> Float[Tensor, "O 
     x = x.contiguous()
     found: Tensor = _Outer.apply(g, x) if recorded else onednn(g.T, x.T)
     return found
+
+
+def _in_graph(x: Tensor, weight: Tensor) -> bool:
+    """Whether a graph that is recorded, for any number of rows, is to hold oneDNN's: by the sizes that are known."""
+    if not (traced(x) and LARGE < RECORDED and x.is_cpu and x.dtype is weight.dtype is torch.float32):
+        return False
+    known = [n for n in (*x.shape, weight.shape[0]) if isinstance(n, int)]
+    least = RECORDED if len(known) == x.dim() + 1 else MATRIX
+    return math.prod(known) >= least and not torch.is_autocast_enabled("cpu")
 
 
 def _possible(a: Tensor, b: Tensor) -> bool:
@@ -77,6 +90,36 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     bias = None if bias is None else bias.contiguous()  # whose strides it does not look at
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return y
+
+
+@torch.library.custom_op("covarium::product", mutates_args=())
+def recorded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same in a graph that is compiled: torch's compiler takes oneDNN's own for constant matrices alone."""
+    return onednn(x, weight if _laid_out(weight) else weight.contiguous(), bias)
+
+
+@recorded_product.register_fake
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _derivatives(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    rows = g.flatten(0, -2)
+    return (
+        recorded_product(g, weight.T, None) if needs_x else None,
+        recorded_product(rows.T, x.flatten(0, -2).T, None) if needs_weight else None,
+        rows.sum(0) if needs_bias else None,
+    )
+
+
+recorded_product.register_autograd(_derivatives, setup_context=_keep)
 
 
 class _Dense(torch.autograd.Function):
