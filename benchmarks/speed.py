@@ -189,8 +189,8 @@ def within(
     small = how | {"tile": min(tile, SMALL[-1])}
     found, base = (how, least), taken(small) if small != how else least
     if products:  # they save more time than edges do in the same memory
-        for size in SMALL:
-            all_of_them = how | {"tile": min(tile, size), "remember": products * edges}
+        for most_of_tile in sorted({min(tile, most_of_tile) for most_of_tile in SMALL}, reverse=True):
+            all_of_them = how | {"tile": most_of_tile, "remember": products * edges}
             if (most := taken(all_of_them)) <= allowed:
                 found, small, base = (all_of_them, most), all_of_them, most
                 break

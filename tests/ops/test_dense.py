@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -135,3 +136,50 @@ def test_a_graph_for_any_number_of_rows_holds_it(monkeypatch: pytest.MonkeyPatch
     assert sum(node.target is torch.ops.covarium.product.default for node in graph.graph.nodes) == 1
     more = torch.randn(7, 64)
     torch.testing.assert_close(graph(more, w, small), both(more, w, small), rtol=1e-4, atol=1e-4)
+
+
+def test_derivatives_that_it_has_no_rules_for_are_torchs() -> None:
+    """Forward mode, transforms of functions, many gradients at once, one vector, torch's own compiler."""
+    x, w = strided(E, I, "rows"), strided(O, I, "rows").requires_grad_()
+    linear = torch.nn.functional.linear
+    for weight in (w, w.detach()):
+        value, moved = torch.func.jvp(lambda t, weight=weight: dense(t, weight), (x,), (x,))
+        torch.testing.assert_close(moved, value)
+        found, expected = (
+            torch.func.grad(lambda t, f=f, weight=weight: f(t, weight).square().sum())(x) for f in (dense, linear)
+        )
+        torch.testing.assert_close(found, expected)
+        several = torch.func.vmap(lambda t, weight=weight: dense(t, weight))(x[None])
+        torch.testing.assert_close(several[0], linear(x, weight))
+    with forward_ad.dual_level():
+        moved = forward_ad.unpack_dual(dense(forward_ad.make_dual(x, x), w)).tangent
+    torch.testing.assert_close(moved, linear(x, w))
+    p, g = x.clone().requires_grad_(), torch.randn(2, E, O)
+    (found,) = torch.autograd.grad(dense(p, w), p, g, is_grads_batched=True)
+    torch.testing.assert_close(found, g @ w, rtol=1e-4, atol=1e-4)
+    square = torch.randn(5000, 5000)
+    torch.testing.assert_close(dense(square[0].requires_grad_(), square), linear(square[0], square))
+    compiled = torch.compile(lambda t: dense(t, w).sin(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), dense(x, w).sin(), rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused_by_torch() -> None:
+    x, w = strided(E, I, "rows"), strided(O, I, "rows")
+    for weight, bias in ((w[:, :-1].contiguous(), None), (w, torch.ones(O, device="meta")), (w, torch.ones(O - 1))):
+        with pytest.raises(RuntimeError, match=r"shapes cannot be|device|must match"):
+            dense(x, weight, bias)
+    torch.testing.assert_close(dense(x, w, torch.ones(1)), dense(x, w) + 1, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_a_derivative_reads_is_kept() -> None:
+    x, w = strided(E, I, "rows").requires_grad_(), strided(O, I, "rows")
+    kept: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        dense(x, w)
+        dense(x.detach(), w.clone().requires_grad_())
+    assert [t.shape for t in kept] == [w.shape, x.shape]

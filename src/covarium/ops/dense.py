@@ -38,13 +38,16 @@ def dense(
     *,
     least: int = LARGE,
 ) -> Float[Tensor, "*rest O"]:
-    """x Wᵀ, plus ``bias``; differentiable to any order. ``least``: multiplications from which oneDNN is worth it."""
+    """x Wᵀ, plus ``bias``; differentiable to any order.
+
+    ``least``: multiplications from which oneDNN is worth it; where a graph is kept, not fewer than ``RECORDED``.
+    """
     if _in_graph(x, weight):
         return recorded_product(x, weight, bias)
-    if not _possible(x, weight):
+    if not _possible(x, weight) or not _fitting(x, weight, bias):
         return linear(x, weight, bias)
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if x.numel() * weight.shape[0] < (max(least, RECORDED) if recorded else least) or not _laid_out(weight):
+    if x.numel() * weight.shape[0] < (max(least, RECORDED) if recorded else least):
         return linear(x, weight, bias)
     y: Tensor = _Dense.apply(x, weight, bias) if recorded else onednn(x, weight, bias)
     return y
@@ -55,14 +58,13 @@ def outer(g: Float[Tensor, "E O"], x: Float[Tensor, "E I"]) -> Float[Tensor, "O 
     if not _possible(g, x) or g.numel() * x.shape[1] < RECORDED:
         return g.T @ x
     recorded = torch.is_grad_enabled() and (g.requires_grad or x.requires_grad)
-    x = x.contiguous()
-    found: Tensor = _Outer.apply(g, x) if recorded else onednn(g.T, x.T)
+    found: Tensor = _Outer.apply(g, x) if recorded else onednn(g.T, x.contiguous().T)
     return found
 
 
 def _in_graph(x: Tensor, weight: Tensor) -> bool:
     """Whether a graph that is recorded, for any number of rows, is to hold oneDNN's: by the sizes that are known."""
-    if not (traced(x) and LARGE < RECORDED and x.is_cpu and x.dtype is weight.dtype is torch.float32):
+    if not (traced(x) and LARGE < RECORDED and x.is_cpu and x.dtype is weight.dtype is torch.float32 and x.dim() > 1):
         return False
     known = [n for n in (*x.shape, weight.shape[0]) if isinstance(n, int)]
     least = RECORDED if len(known) == x.dim() + 1 else MATRIX
@@ -70,13 +72,31 @@ def _in_graph(x: Tensor, weight: Tensor) -> bool:
 
 
 def _possible(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN multiplies these, and what torch is to do with the result can be done with its results."""
     return (
         a.dtype is b.dtype is torch.float32
         and a.is_cpu
-        and not (traced(a) or traced(b))
+        and b.is_cpu
+        and a.layout is b.layout is torch.strided
+        and not (traced(a) or traced(b) or torch.compiler.is_compiling())
+        # transforms of functions and derivatives in forward mode, for which it has no rules
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _fitting(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether shapes and strides are those that it knows; of others it says nothing, or nothing that helps."""
+    out = weight.shape[:1]
+    return (
+        x.dim() > 1
+        and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or (bias.shape == out and bias.dtype is x.dtype and bias.device == x.device))
+        and _laid_out(weight)
     )
 
 
@@ -111,10 +131,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 def _derivatives(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
     x, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-    rows = g.flatten(0, -2)
+    rows = _rows(g)
     return (
         recorded_product(g, weight.T, None) if needs_x else None,
-        recorded_product(rows.T, x.flatten(0, -2).T, None) if needs_weight else None,
+        recorded_product(rows.T, _rows(x).T, None) if needs_weight else None,
         rows.sum(0) if needs_bias else None,
     )
 
@@ -125,31 +145,31 @@ recorded_product.register_autograd(_derivatives, setup_context=_keep)
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.rows = weight.is_contiguous()
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, *needs_bias = wanted(ctx)
-        rows = g.flatten(0, -2)
-        return (
-            dense(g, weight.T) if needs_x else None,
-            _of_weight(rows, x.flatten(0, -2), weight) if needs_weight else None,
-            rows.sum(0) if any(needs_bias) else None,
-        )
+        rows, of_weight = _rows(g), None
+        if needs_weight:  # laid out as the matrix is: what follows goes through both together
+            of_weight = outer(rows, _rows(x)) if ctx.rows else outer(_rows(x), rows).T
+        return dense(g, weight.T) if needs_x else None, of_weight, rows.sum(0) if any(needs_bias) else None
 
 
-def _of_weight(g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """gᵀ x, laid out as the matrix is: what follows goes through both together."""
-    return outer(g, x) if weight.is_contiguous() else outer(x, g).T
+def _rows(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
 class _Outer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(g, x)
-        return onednn(g.T, x.T)
+        of_g, of_x = ctx.needs_input_grad
+        ctx.save_for_backward(g if of_x else None, x if of_g else None)
+        return onednn(g.T, x.contiguous().T)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401

@@ -90,7 +90,7 @@ def product(
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, place: Place, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
-        ctx.place, ctx.biased = place, bias is not None
+        ctx.place = place
         ctx.save_for_backward(x, weight)
         (y,) = place.remember(lambda: (dense(x, weight, bias),))
         return y
