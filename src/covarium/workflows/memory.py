@@ -170,7 +170,8 @@ def _measured(model: AtomModel, graph: AtomGraph, shape: Shape, forces: bool, tr
     degree = max(1, math.ceil(graph.edge_index.shape[1] / max(graph.num_atoms, 1)))
     # what computes few edges in another way is not asked about few
     few = model.few if shape[1] > model.few else 0
-    atoms = max(8, math.ceil(1.1 * few / degree))
+    # of fewer without training, EquiformerV3 takes most at another place than of many: a third too much was foreseen
+    atoms = max(8 if training else 12, math.ceil(1.1 * few / degree))
     made = [_made_up(model, graph, *size) for size in ((atoms, degree), (2 * atoms, degree), (2 * atoms, 2 * degree))]
     _, large, _ = made
     many = large.edge_index.shape[1]
